@@ -1,0 +1,37 @@
+// The border with Python: addresses arrive as integers, already checked on the Python side.
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "ops.h"
+#include "philox.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+using FromPython = std::conditional_t<std::is_pointer_v<T>, uintptr_t, T>;
+
+// The same kernel, taking every pointer as an integer.
+template <typename... Args>
+auto bind(void (*kernel)(Args...)) {
+  return [kernel](FromPython<Args>... args) { kernel((Args)args...); };
+}
+
+// One block of Philox, for the published test vectors.
+py::tuple philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
+  const tsgen::PhiloxWords out = tsgen::philox4x32({{c0, c1, c2, c3}}, k0, k1);
+  return py::make_tuple(out.word[0], out.word[1], out.word[2], out.word[3]);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  const py::call_guard<py::gil_scoped_release> no_gil;
+
+  auto cpu = m.def_submodule("cpu");
+  cpu.def("philox", bind(tsgen::cpu::philox), no_gil);
+  cpu.def("philox4x32", &philox4x32);
+}

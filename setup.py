@@ -1,0 +1,47 @@
+"""What pyproject.toml cannot say: kernels/ is tsgen.kernels, and CMake builds tsgen._C."""
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+NATIVE = [path.relative_to(ROOT) for path in sorted(ROOT.glob("csrc/**/*")) if path.is_file()]
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
+        options = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output,
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+        }
+        flags = [f"-D{name}={value}" for name, value in options.items()]
+        flags += shlex.split(os.environ.get("CMAKE_ARGS", ""))  # e.g. -DTSGEN_CUDA=ON
+        build = Path(self.build_temp).resolve()
+        # --fresh: a cache from before may name a deleted ninja (pip's isolated builds) or miss nvcc
+        configure = ["cmake", "--fresh", "-S", ROOT, "-B", build, "-G", "Ninja", *flags]
+        # cmake and ninja may come from the environment that runs this without being active
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+        for command in (configure, ["cmake", "--build", build]):
+            subprocess.run(command, check=True, env=os.environ | {"PATH": path})
+
+
+setup(
+    packages=["tsgen", "tsgen.ops", "tsgen.kernels"],
+    package_dir={"tsgen": "tsgen", "tsgen.kernels": "kernels"},
+    package_data={"tsgen": ["py.typed", "bundled/*/config.json", "bundled/*/*.safetensors"]},
+    # no sources, CMake knows them; depends puts the files into the source distribution
+    ext_modules=[
+        Extension("tsgen._C", sources=[], depends=["CMakeLists.txt", *map(str, NATIVE)]),
+    ],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,327 @@
+"""Every op, on every backend this machine has, agrees with its float64 reference."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsgen import dispatch, ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OPS = {name: dispatch.module(name) for name in dispatch.TABLE}
+CELLS = [
+    pytest.param(name, backend, dtype, shape, id=f"{name}-{backend}-{dtype}-{shape}")
+    for name, row in dispatch.TABLE.items()
+    for backend, dtypes in row.items()
+    for dtype in dtypes
+    for shape in OPS[name].TEST_SHAPES
+]
+COLUMNS = [(name, backend) for name, row in dispatch.TABLE.items() for backend in row]
+SMOOTH = [(name, backend) for name, backend in COLUMNS if OPS[name].DIFFERENTIABLE]
+
+
+def device_for(name: str, backend: str, dtype: torch.dtype) -> str:
+    device = "cpu" if backend == "cpu" else DEVICE
+    if why := dispatch.obstacle(name, backend, device, dtype):
+        pytest.skip(f"{backend} {why}")
+    return device
+
+
+def over_tensors(fn: Callable[[Tensor], Tensor], args: Any) -> list[Any]:
+    return [fn(arg) if isinstance(arg, Tensor) else arg for arg in args]
+
+
+def exact(args: Any) -> list[Any]:
+    """float64 copies of the same, already rounded, tensors: the oracle adds no error of its own."""
+    return over_tensors(lambda t: t.cpu().double() if t.is_floating_point() else t.cpu(), args)
+
+
+def run(name: str, args: Any, backend: str) -> Any:
+    return dispatch.load(name, backend)(*args)
+
+
+def first_dtype(name: str, backend: str) -> torch.dtype:
+    dtypes = dispatch.TABLE[name][backend]
+    return torch.float32 if torch.float32 in dtypes else dtypes[0]
+
+
+def on_cpu(out: Any) -> Any:
+    return out.cpu() if isinstance(out, Tensor) else tuple(t.cpu() for t in out)
+
+
+@pytest.mark.parametrize(("name", "backend", "dtype", "shape"), CELLS)
+def test_backend_matches_reference(name, backend, dtype, shape):
+    op, device = OPS[name], device_for(name, backend, dtype)
+    inputs = op.make_inputs(shape, device, dtype)
+    untouched = over_tensors(Tensor.clone, inputs)
+    out = on_cpu(run(name, inputs, backend))
+
+    ref_inputs = exact(inputs)
+    assert op.error(out, op.reference(*ref_inputs), *ref_inputs) <= op.TOLERANCE[dtype]
+    for before, after in zip(untouched, inputs, strict=True):
+        if isinstance(before, Tensor):
+            assert torch.equal(before, after), "an input was written to"
+
+
+@pytest.mark.parametrize(("name", "backend"), COLUMNS)
+def test_strides_do_not_matter(name, backend):
+    op, dtype = OPS[name], first_dtype(name, backend)
+    device = device_for(name, backend, dtype)
+
+    def spread(t: Tensor) -> Tensor:
+        wide = torch.stack([t, torch.full_like(t, 7 if t.dtype == torch.int64 else torch.nan)], -1)
+        return wide[..., 0]
+
+    for shape in op.TEST_SHAPES:
+        inputs = op.make_inputs(shape, device, dtype)
+        strided = on_cpu(run(name, over_tensors(spread, inputs), backend))
+        ref_inputs = exact(inputs)
+        error = op.error(strided, op.reference(*ref_inputs), *ref_inputs)
+        assert error <= op.TOLERANCE[dtype], shape
+
+
+def loss_and_gradients(fn: Callable[..., Tensor], args: Any, op: Any) -> list[Tensor]:
+    args = list(args)
+    wanted = [i for i in op.DIFFERENTIABLE if args[i] is not None]
+    for i in wanted:
+        args[i] = args[i].detach().clone().requires_grad_()
+    out = fn(*args)
+    weight = torch.linspace(-1, 2, max(1, out.numel()), dtype=torch.float64)[: out.numel()]
+    (out * weight.view(out.shape).to(out)).sum().backward()
+    return [args[i].grad for i in wanted]
+
+
+@pytest.mark.parametrize(("name", "backend"), SMOOTH)
+def test_gradients_match_reference(name, backend):
+    op, dtype = OPS[name], first_dtype(name, backend)
+    device = device_for(name, backend, dtype)
+    for shape in op.TEST_SHAPES:
+        inputs = op.make_inputs(shape, device, dtype)
+        if not next(t for t in inputs if isinstance(t, Tensor)).numel():
+            continue
+        run_it = functools.partial(
+            dispatch.call, name, op.baseline, backend=backend, like=inputs[0]
+        )
+        grads = loss_and_gradients(run_it, inputs, op)
+        ref_grads = loss_and_gradients(op.reference, exact(inputs), op)
+        for grad, ref in zip(grads, ref_grads, strict=True):
+            # a gradient near 0 is a difference of terms near 1
+            error = (grad.cpu().double() - ref).abs().amax() / ref.abs().amax().clamp_min(0.1)
+            assert error <= 10 * op.TOLERANCE[dtype], (shape, grad.shape)
+
+
+@pytest.mark.parametrize(("name", "backend"), SMOOTH)
+def test_gradcheck(name, backend):
+    if torch.float64 not in dispatch.TABLE[name][backend]:
+        pytest.skip(f"{backend} has no float64")
+    op, device = OPS[name], device_for(name, backend, torch.float64)
+    inputs = op.make_inputs(op.TEST_SHAPES[2], device, torch.float64)
+    args = [
+        arg.detach().clone().requires_grad_()
+        if i in op.DIFFERENTIABLE and arg is not None
+        else arg
+        for i, arg in enumerate(inputs)
+    ]
+    assert torch.autograd.gradcheck(dispatch.load(name, backend), args)
+
+
+@pytest.mark.parametrize("name", dispatch.TABLE)
+def test_opcheck(name):
+    op = OPS[name]
+    for shape in (op.TEST_SHAPES[2], op.TEST_SHAPES[-1]):
+        inputs = op.make_inputs(shape, DEVICE, first_dtype(name, "torch"))
+        torch.library.opcheck(getattr(torch.ops.tsgen, name).default, tuple(inputs))
+
+
+@pytest.mark.parametrize("name", dispatch.TABLE)
+def test_compiles_into_one_graph(name):
+    op = OPS[name]
+    inputs = op.make_inputs(op.TEST_SHAPES[-1], DEVICE, first_dtype(name, "torch"))
+    like = next(t for t in inputs if isinstance(t, Tensor))
+
+    def fn(*args: Any) -> Any:
+        return dispatch.call(name, op.baseline, *args, backend=None, like=like)
+
+    out = on_cpu(torch.compile(fn, fullgraph=True)(*inputs))
+    ref_inputs = exact(inputs)
+    tolerance = op.TOLERANCE[first_dtype(name, "torch")]
+    assert op.error(out, op.reference(*ref_inputs), *ref_inputs) <= tolerance
+
+
+class TestStft:
+    def test_istft_undoes_it(self):
+        x_BCL = torch.randn(3, 2, 101, dtype=torch.float64)
+        window_W = torch.hann_window(8, dtype=torch.float64)
+        planes = ops.stft(x_BCL, window_W, 2)
+        back = ops.istft(planes, window_W, 2, 0, 101)
+        torch.testing.assert_close(back, x_BCL, rtol=0, atol=1e-12)
+
+    def test_rows_add_up(self):
+        x_BCL = torch.randn(2, 1, 64, dtype=torch.float64)
+        window_W = torch.hann_window(4, dtype=torch.float64)
+        low = ops.istft(ops.stft(x_BCL, window_W, 1, (0, 1)), window_W, 1, 0, 64)
+        high = ops.istft(ops.stft(x_BCL, window_W, 1, (1, 3)), window_W, 1, 1, 64)
+        torch.testing.assert_close(low + high, x_BCL, rtol=0, atol=1e-12)
+
+    def test_nan_stays_in_its_frames(self):
+        x_BCL = torch.zeros(1, 1, 32)
+        x_BCL[0, 0, 16] = torch.nan
+        planes = ops.stft(x_BCL, torch.ones(4), 1)
+        bad_T = planes.isnan().any(dim=(0, 1, 2))
+        assert bad_T.nonzero().flatten().tolist() == [15, 16, 17, 18]
+
+
+class TestNearestCode:
+    @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
+    def test_tie_goes_to_the_lowest_index(self, backend):
+        device = device_for("nearest_code", backend, torch.float32)
+        rng = torch.Generator().manual_seed(0)
+        x_ND = torch.randint(-2, 3, (100, 3), generator=rng)
+        codes_KD = torch.randint(-2, 3, (200, 3), generator=rng)  # 125 places: many duplicates
+        best_N = (x_ND[:, None] - codes_KD).square().sum(-1).argmin(-1)
+        # small integers are exact in float32 in any order of summation: no tolerance
+        found = ops.nearest_code(
+            x_ND.float().to(device), codes_KD.float().to(device), backend=backend
+        )
+        assert torch.equal(found.ids_N.cpu(), best_N)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_what_is_not_finite_is_flagged_and_never_wins(self, backend, bad):
+        device = device_for("nearest_code", backend, torch.float32)
+        x_ND, codes_KD = torch.randn(5, 3), torch.randn(4, 3)
+        x_ND[2, 1], codes_KD[0, 0] = bad, bad
+        found = ops.nearest_code(
+            x_ND.to(device), codes_KD.to(device), stats=True, backend=backend
+        )
+        assert found.distance_N.isnan().tolist() == [False, False, True, False, False]
+        assert found.ids_N[2] == 0
+        assert 0 not in found.ids_N[[0, 1, 3, 4]]
+        assert found.counts_K.sum() == 4
+        assert found.sums_KD.isfinite().all()
+
+
+class TestAttention:
+    def test_no_key_gives_zero_and_no_nan_gradient(self):
+        q = torch.randn(2, 1, 3, 4, requires_grad=True)
+        out = ops.attention(q, q, q, lengths_B=torch.tensor([0, 2]))
+        assert not out[0].any()
+        out.sum().backward()
+        assert q.grad is not None
+        assert q.grad.isfinite().all()
+
+    def test_more_sequences_than_a_grid_dimension_holds(self):
+        q = torch.randn(70_000, 1, 2, 4)
+        out = ops.attention(q, q, q)
+        torch.testing.assert_close(out[-1:], ops.attention(q[-1:], q[-1:], q[-1:]))
+
+
+class TestSampleCode:
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    def test_draws_follow_the_law(self, backend):
+        device = device_for("sample_code", backend, torch.float32)
+        rng = torch.Generator().manual_seed(0)
+        logits_K = torch.randn(37, generator=rng) * 2
+        n = 200_000
+        u_R = torch.rand(n, generator=rng, dtype=torch.float64)
+        ids_R, _ = ops.sample_code(
+            logits_K.expand(n, -1).to(device), u_R.to(device), temperature=0.8, backend=backend
+        )
+        expected_K = (logits_K.double() / 0.8).softmax(-1) * n
+        counts_K = ids_R.cpu().bincount(minlength=37)
+        chi2 = float(((counts_K - expected_K).square() / expected_K).sum())
+        assert chi2 < 36 + 5 * math.sqrt(2 * 36)  # 5 sigma over 36 degrees of freedom
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    def test_edges(self, backend):
+        device = device_for("sample_code", backend, torch.float32)
+        logits = torch.tensor(
+            [[-torch.inf, 0, 0, -torch.inf]] * 2
+            + [[torch.nan, 0, 0, 0], [-torch.inf] * 4, [torch.inf, 0, 0, 0]]
+        )
+        u_R = torch.tensor([1e-17, 1 - 2**-53, 0.5, 0.5, 0.5], dtype=torch.float64)
+        ids_R, logp_R = ops.sample_code(logits.to(device), u_R.to(device), backend=backend)
+        assert ids_R.tolist() == [1, 2, 0, 0, 0]
+        assert logp_R.isnan().tolist() == [False, False, True, True, True]
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    def test_top_k_and_top_p_cut_what_they_say(self, backend):
+        device = device_for("sample_code", backend, torch.float32)
+        logits = torch.log(torch.tensor([0.1, 0.4, 0.4, 0.1])).expand(1000, -1).to(device)
+        u_R = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64).to(device)
+
+        def drawn(**settings: Any) -> set[int]:
+            return set(ops.sample_code(logits, u_R, backend=backend, **settings)[0].tolist())
+
+        assert drawn() == {0, 1, 2, 3}
+        assert drawn(top_k=1) == {1}  # the lower code on a tie
+        assert drawn(top_k=3) == {0, 1, 2}
+        assert drawn(top_p=0.39) == {1}
+        assert drawn(top_p=0.7) == {1, 2}
+        assert drawn(top_k=3, top_p=0.85) == {1, 2}  # 0.8 / 0.9 of the three is enough
+        assert drawn(temperature=0.0) == {1}
+
+
+class TestKeepConfident:
+    @pytest.mark.parametrize("backend", dispatch.TABLE["keep_confident"])
+    def test_tie_and_nan(self, backend):
+        device = device_for("keep_confident", backend, torch.float32)
+        row = torch.tensor([[0.0, 0.0, torch.nan, 0.0, torch.inf]]).to(device)
+        masked = ops.keep_confident(row, torch.tensor([2]).to(device), backend=backend)
+        assert masked.tolist() == [[False, False, True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda: ops.stft(torch.zeros(2, 4), torch.ones(4), 1), r"x: wanted \(B, C, L\), got"),
+        (lambda: ops.stft(torch.zeros(1, 1, 2), torch.ones(4), 1), "more than 2 samples, got 2"),
+        (lambda: ops.stft(torch.zeros(1, 1, 9), torch.ones(4), 0), "hop: wanted at least 1"),
+        (lambda: ops.stft(torch.zeros(1, 1, 9), torch.ones(4), 1, (1, 9)), "end <= 3, got"),
+        (lambda: ops.istft(torch.zeros(1, 3, 3, 5), torch.ones(4), 1, 0, 4), "planes: wanted"),
+        (lambda: ops.istft(torch.zeros(1, 2, 3, 5), torch.ones(4), 1, 0, 7), "length: wanted 1"),
+        (lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(3, 5)), r"got \(2, 4\) and"),
+        (lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(0, 4)), "2 - 1|got 0"),
+        (lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(3, 4).double()), "one dtype"),
+        (
+            lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(3, 4), backend="numpy"),
+            "does not exist; there are torch",
+        ),
+        (
+            lambda: ops.attention(*[torch.zeros(1, 2, 3, 4)] * 3, q_scale_D=torch.ones(4)),
+            "both or neither",
+        ),
+        (
+            lambda: ops.sample_code(torch.zeros(2, 3), torch.zeros(2)),
+            r"\(R,\) torch.float64, got",
+        ),
+        (
+            lambda: ops.sample_code(
+                torch.zeros(2, 3), torch.zeros(2, dtype=torch.float64), temperature=-1
+            ),
+            "temperature: wanted a finite number from 0 on, got -1",
+        ),
+        (
+            lambda: ops.keep_confident(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64)),
+            r"\(B, N\) and \(B,\), got",
+        ),
+        (
+            lambda: ops.masked_cross_entropy(
+                torch.zeros(2, 3),
+                torch.zeros(4, 3),
+                None,
+                torch.zeros(1, dtype=torch.int64),
+                torch.zeros(2, dtype=torch.int64),
+            ),
+            "rows, target",
+        ),
+        (lambda: ops.snake(torch.zeros(2, 3, 4), torch.ones(4)), r"a: wanted \(3,\), got \(4,\)"),
+    ],
+)
+def test_says_what_was_wanted_and_what_came(fn, message):
+    with pytest.raises(ValueError, match=message):
+        fn()

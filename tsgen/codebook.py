@@ -1,0 +1,165 @@
+"""The vector quantiser: latents to codes and back, and how the codes learn.
+
+Moving averages: van den Oord et al. 2017, appendix A.1. k-means start and dead-code restart:
+Dhariwal et al. 2020 (Jukebox). Cosine codes and the projection to few dims: Yu et al. 2022
+(ViT-VQGAN). Orthogonal regularisation: Shin et al. 2021, eq. 2.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsgen import ops
+from tsgen.config import TokenizerConfig
+
+KMEANS_ITERATIONS = 10
+SMOOTHING = 1e-5  # of the average counts, so that no sum is divided by 0
+
+
+class Quantised(NamedTuple):
+    """What a codebook makes of a batch of latents."""
+
+    z_BND: Tensor  # (B, N, hidden_dim), what the decoder gets
+    ids_BN: Tensor  # int64
+    loss: Tensor  # (), commitment and regularisation, weighted
+    counts_K: Tensor  # int64, vectors per code in this batch; empty out of training
+
+
+class Codebook(nn.Module):
+    """Codes of few dims, between a projection down and one up."""
+
+    codes_KD: Tensor
+    counts_K: Tensor
+    sums_KD: Tensor
+    started: Tensor
+
+    def __init__(self, config: TokenizerConfig, n_codes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.project_in = nn.Linear(config.hidden_dim, config.code_dim)
+        self.project_out = nn.Linear(config.code_dim, config.hidden_dim)
+        codes_KD = torch.randn(n_codes, config.code_dim)
+        if config.orthogonal > 0:
+            self.codes_KD = nn.Parameter(codes_KD)
+        else:
+            self.register_buffer("codes_KD", codes_KD)
+        self.register_buffer("counts_K", torch.zeros(n_codes))  # moving averages
+        self.register_buffer("sums_KD", torch.zeros(n_codes, config.code_dim))
+        self.register_buffer("started", torch.tensor(False))
+
+    def forward(self, z_BND: Tensor) -> Quantised:
+        """Replace every latent by its nearest code, straight-through; learn when training.
+
+        z_BND:    (B, N, hidden_dim) float32
+        returns:  Quantised. The codes of before this batch are used, then updated
+        """
+        B, N, _ = z_BND.shape
+        x_MD = self.down(z_BND)
+        if self.training and not self.started:
+            self.start(x_MD)
+        found = ops.nearest_code(x_MD.detach(), self.codes_KD.detach(), stats=self.training)
+        chosen_MD = self.codes_KD[found.ids_N]
+        loss = self.loss(x_MD, chosen_MD) if self.training else x_MD.new_zeros(())
+        # forward the code, backward to x as if nothing had happened
+        q_MD = x_MD + (chosen_MD.detach() - x_MD).detach()
+        if self.training and not isinstance(self.codes_KD, nn.Parameter):
+            self.update(x_MD.detach(), found)
+        z_BND = self.project_out(q_MD).view(B, N, -1)
+        return Quantised(z_BND, found.ids_N.view(B, N), loss, found.counts_K)
+
+    def down(self, z_BND: Tensor) -> Tensor:
+        """Latents in the codes' own space: (B * N, code_dim)."""
+        x_MD = self.project_in(z_BND.reshape(-1, z_BND.shape[-1]))
+        return F.normalize(x_MD, dim=-1) if self.config.codebook == "cosine" else x_MD
+
+    def encode(self, z_BND: Tensor) -> Tensor:
+        """Code ids (B, N) of latents (B, N, hidden_dim). Changes nothing."""
+        return ops.nearest_code(self.down(z_BND), self.codes_KD).ids_N.view(z_BND.shape[:2])
+
+    def decode(self, ids_BN: Tensor) -> Tensor:
+        """Latents (B, N, hidden_dim) of code ids (B, N)."""
+        return cast(Tensor, self.project_out(F.embedding(ids_BN, self.codes_KD)))
+
+    def loss(self, x_MD: Tensor, chosen_MD: Tensor) -> Tensor:
+        """Commitment; with codes that learn by gradient also their own pull and orthogonality."""
+        loss = self.config.commitment * F.mse_loss(x_MD, chosen_MD.detach())
+        if not isinstance(self.codes_KD, nn.Parameter):
+            return loss
+        pull = F.mse_loss(chosen_MD, x_MD.detach())
+        return loss + pull + self.config.orthogonal * orthogonality(self.codes_KD)
+
+    @torch.no_grad()
+    def start(self, x_MD: Tensor) -> None:
+        """Set the codes by k-means on vectors of their space (M, code_dim)."""
+        codes_KD, counts_K = kmeans(x_MD.detach(), len(self.codes_KD), self.config.codebook)
+        if dist.is_initialized():
+            dist.broadcast(codes_KD, 0)
+            dist.broadcast(counts_K, 0)
+        self.codes_KD.copy_(codes_KD)
+        self.counts_K.copy_(counts_K)
+        self.sums_KD.copy_(codes_KD * counts_K[:, None])
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def update(self, x_MD: Tensor, found: ops.Nearest) -> None:
+        """Move the averages towards this batch, over all ranks, and the codes to them."""
+        counts_K, sums_KD = found.counts_K.to(self.counts_K.dtype), found.sums_KD
+        if dist.is_initialized():
+            dist.all_reduce(counts_K)
+            dist.all_reduce(sums_KD)
+        decay, K = self.config.ema_decay, len(counts_K)
+        self.counts_K.lerp_(counts_K, 1 - decay)
+        self.sums_KD.lerp_(sums_KD, 1 - decay)
+        total = self.counts_K.sum()
+        smooth_K = (self.counts_K + SMOOTHING) / (total + K * SMOOTHING) * total
+        self.codes_KD.copy_(self.sums_KD / smooth_K[:, None])
+        if self.config.restart_below > 0:
+            self.restart(x_MD)
+        if self.config.codebook == "cosine":
+            self.codes_KD.copy_(F.normalize(self.codes_KD, dim=-1))
+
+    def restart(self, x_MD: Tensor) -> None:
+        """Move codes that are hardly used to random vectors of the batch, averages included."""
+        pick_K = torch.randint(len(x_MD), (len(self.codes_KD),), device=x_MD.device)
+        new_KD = x_MD[pick_K]
+        if dist.is_initialized():
+            dist.broadcast(new_KD, 0)
+        dead_K1 = (self.counts_K < self.config.restart_below)[:, None]
+        # one vector in the average: else the old sums would move the code straight back
+        self.codes_KD.copy_(torch.where(dead_K1, new_KD, self.codes_KD))
+        self.sums_KD.copy_(torch.where(dead_K1, new_KD, self.sums_KD))
+        self.counts_K.copy_(torch.where(dead_K1[:, 0], 1, self.counts_K))
+
+
+def orthogonality(codes_KD: Tensor) -> Tensor:
+    """Mean squared cosine between different codes: |ĈĈᵀ - I|² / K²."""
+    unit_KD = F.normalize(codes_KD, dim=-1)
+    identity_KK = torch.eye(len(unit_KD), dtype=unit_KD.dtype, device=unit_KD.device)
+    return (unit_KD @ unit_KD.T - identity_KK).square().mean()
+
+
+def kmeans(x_MD: Tensor, n_codes: int, space: str) -> tuple[Tensor, Tensor]:
+    """Centres (K, D) and how many vectors each has (K,), by Lloyd's iterations.
+
+    Starts from distinct vectors where there are enough. Distances never exist all at once.
+    """
+    order_M = torch.randperm(len(x_MD), device=x_MD.device)
+    codes_KD = x_MD[order_M.repeat(-(-n_codes // len(x_MD)))[:n_codes]].clone()
+    counts_K = x_MD.new_zeros(n_codes)
+    for _ in range(KMEANS_ITERATIONS):
+        found = ops.nearest_code(x_MD, codes_KD, stats=True)
+        counts_K = found.counts_K.to(x_MD.dtype)
+        means_KD = found.sums_KD / counts_K.clamp_min(1)[:, None]
+        codes_KD = torch.where(counts_K[:, None] > 0, means_KD, codes_KD)
+        if space == "cosine":
+            codes_KD = F.normalize(codes_KD, dim=-1)
+    return codes_KD, counts_K
+
+
+def perplexity(counts_K: Tensor) -> float:
+    """exp of the entropy of code use: how many codes are in use, evenly counted."""
+    p_K = counts_K.double() / counts_K.sum().clamp_min(1)
+    return float(torch.special.entr(p_K).sum().exp())

@@ -1,0 +1,250 @@
+"""Every setting: frozen dataclasses with defaults, checked once, and the presets.
+
+Sizes of preset "timevqvae" are those of timevqvae 1.0.1 (Lee et al. 2023, AISTATS).
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from tsgen.errors import bad_value
+
+
+def positive(name: str, value: float, *, at_least: float = 1) -> None:
+    """Refuse what is not a number from `at_least` on."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value >= at_least or not math.isfinite(value):
+        raise bad_value(name, f"a number from {at_least} on", value)
+
+
+def one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Refuse what is not among `choices`."""
+    if value not in choices:
+        raise bad_value(name, f"one of {', '.join(map(repr, choices))}", repr(value))
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """STFT, encoders, codebooks and decoders of stage 1; one of each per band.
+
+    With 2 bands the low one is row 0 of the spectrogram and the high one all other rows.
+    """
+
+    n_channels: int
+    length: int  # samples
+    bands: int = 2
+    n_fft: int = 4  # window, samples; the hop is a quarter of it
+    token_width: tuple[int, ...] = (8, 32)  # tokens along time that each band aims at
+    init_dim: int = 4  # channels after the first convolution; doubles with each halving of time
+    max_dim: int = 128  # where that doubling stops
+    hidden_dim: int = 128
+    n_resblocks: int = 2
+    dropout: float = 0.3
+    n_codes: tuple[int, ...] = (1024, 1024)
+    code_dim: int = 8
+    codebook: str = "euclidean"  # or "cosine"
+    ema_decay: float = 0.8
+    commitment: float = 1.0
+    orthogonal: float = 0.0  # weight of the regulariser; above 0 the codes learn by gradient
+    restart_below: float = 0.0  # a code with a smaller average count starts anew; 0 never
+
+    def __post_init__(self) -> None:
+        one_of("bands", self.bands, (1, 2))
+        one_of("codebook", self.codebook, ("euclidean", "cosine"))
+        positive("length", self.length, at_least=2)
+        positive("n_fft", self.n_fft, at_least=2)
+        for name in ("n_channels", "init_dim", "max_dim", "hidden_dim", "code_dim"):
+            positive(name, getattr(self, name))
+        for name in ("n_resblocks", "commitment", "orthogonal", "restart_below"):
+            positive(name, getattr(self, name), at_least=0)
+        for name in ("dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise bad_value(name, "a number in [0, 1)", getattr(self, name))
+        for name in ("token_width", "n_codes"):
+            values = getattr(self, name)
+            if len(values) != self.bands:
+                raise bad_value(name, f"{self.bands} numbers, one a band", values)
+            for value in values:
+                positive(name, value)
+
+    @property
+    def hop(self) -> int:
+        """Samples between frames."""
+        return max(1, self.n_fft // 4)
+
+    @property
+    def inner_length(self) -> int:
+        """Samples that are transformed: the borders are reflected, which takes a few."""
+        return max(self.length, self.n_fft // 2 + 1)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the spectrogram."""
+        return 1 + (self.inner_length + 2 * (self.n_fft // 2) - self.n_fft) // self.hop
+
+    def rows(self, band: int) -> tuple[int, int]:
+        """First and end row of the spectrogram that a band sees."""
+        last = self.n_fft // 2 + 1
+        if self.bands == 1:
+            return 0, last
+        return (0, 1) if band == 0 else (1, last)
+
+    def n_halvings(self, band: int) -> int:
+        """How often the encoder halves time; at least once."""
+        width = self.token_width[band]
+        if self.inner_length < width:
+            return 1
+        rate = round(self.inner_length / self.hop / width)
+        return max(1, round(math.log2(max(1, rate))))
+
+    def grid(self, band: int) -> tuple[int, int]:
+        """Rows and columns of a band's tokens."""
+        first, end = self.rows(band)
+        return end - first, self.n_frames >> self.n_halvings(band)
+
+    def n_tokens(self, band: int) -> int:
+        """Tokens of a band."""
+        rows, columns = self.grid(band)
+        return rows * columns
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Bidirectional transformer over one band's tokens."""
+
+    embed_dim: int = 128
+    hidden_dim: int = 128
+    n_layers: int = 4
+    n_heads: int = 2
+    head_dim: int = 64
+    ff_mult: float = 1  # the feed-forward is 2/3 ff_mult times as wide as hidden_dim
+    dropout: float = 0.3  # of the embeddings of known tokens
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "hidden_dim", "n_layers", "n_heads", "head_dim"):
+            positive(name, getattr(self, name))
+        positive("ff_mult", self.ff_mult, at_least=3 / 2 / self.hidden_dim)
+        if not 0 <= self.dropout < 1:
+            raise bad_value("dropout", "a number in [0, 1)", self.dropout)
+
+    @property
+    def ff_dim(self) -> int:
+        """Width of the feed-forward."""
+        return int(self.hidden_dim * self.ff_mult * 2 / 3)
+
+
+SCHEDULES = ("cosine", "linear", "square", "cubic", "sqrt", "log", "exp")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn. See `tsgen.sampler` for the exact law."""
+
+    steps: tuple[int, ...] = (10, 10)  # a band
+    temperature: float = 1.0
+    choice_temperature: tuple[float, ...] = (10.0, 0.0)  # a band: noise on the confidence
+    guidance: float = 1.0  # 1 follows the class, above it exaggerates it
+    schedule: str = "cosine"
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("schedule", self.schedule, SCHEDULES)
+        for steps in self.steps:
+            if not isinstance(steps, int) or not 1 <= steps < 2**16:
+                raise bad_value("steps", "whole numbers from 1 to 65535", self.steps)
+        for value in self.choice_temperature:
+            positive("choice_temperature", value, at_least=0)
+        positive("temperature", self.temperature, at_least=0)
+        if not isinstance(self.guidance, int | float) or not math.isfinite(self.guidance):
+            raise bad_value("guidance", "a finite number", self.guidance)
+        positive("top_k", self.top_k, at_least=0)
+        if not isinstance(self.top_p, int | float) or not 0 < self.top_p <= 1:
+            raise bad_value("top_p", "a number in (0, 1]", self.top_p)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The whole model: tokenizer, one prior a band, and the defaults of sampling."""
+
+    tokenizer: TokenizerConfig
+    priors: tuple[PriorConfig, ...]
+    n_classes: int = 0
+    p_unconditional: float = 0.2  # how often training hides the class
+    band_alignment: str = "time"  # "flat": as timevqvae 1.0.1, high tokens see low ones misplaced
+    mask_polarity: str = "mask"  # "keep": as timevqvae 1.0.1, 36 % masked in training, not 64 %
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        one_of("band_alignment", self.band_alignment, ("time", "flat"))
+        one_of("mask_polarity", self.mask_polarity, ("mask", "keep"))
+        positive("n_classes", self.n_classes, at_least=0)
+        if not 0 <= self.p_unconditional <= 1:
+            raise bad_value("p_unconditional", "a number in [0, 1]", self.p_unconditional)
+        bands = self.tokenizer.bands
+        for name, values in (
+            ("priors", self.priors),
+            ("steps", self.sampling.steps),
+            ("choice_temperature", self.sampling.choice_temperature),
+        ):
+            if len(values) != bands:
+                raise bad_value(name, f"{bands}, one a band", len(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`. Raises ArgumentError for anything unknown or missing."""
+        try:
+            return ModelConfig(
+                **values
+                | {
+                    "tokenizer": TokenizerConfig(**tuples(values["tokenizer"])),
+                    "priors": tuple(PriorConfig(**prior) for prior in values["priors"]),
+                    "sampling": SamplingConfig(**tuples(values["sampling"])),
+                }
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise bad_value("config", "the fields of ModelConfig", error) from error
+
+
+def tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the dataclasses have tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes without a data set: what `tsgen.fit` makes a ModelConfig of."""
+
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    priors: tuple[PriorConfig, ...] = (PriorConfig(), PriorConfig())
+    band_alignment: str = "time"
+    mask_polarity: str = "mask"
+    choice_temperature: tuple[float, ...] = (10.0, 0.0)
+    adapt_codes: bool = True  # fewer codes where the data set is small
+
+
+PRESETS = {
+    "base": Preset(
+        tokenizer={"restart_below": 0.05},
+        priors=(PriorConfig(), PriorConfig(hidden_dim=128, n_layers=2)),
+    ),
+    "large": Preset(
+        tokenizer={"init_dim": 16, "max_dim": 256, "hidden_dim": 256, "restart_below": 0.05},
+        priors=(
+            PriorConfig(embed_dim=256, hidden_dim=256, n_layers=6, n_heads=4, ff_mult=4),
+            PriorConfig(embed_dim=256, hidden_dim=256, n_layers=4, n_heads=4, ff_mult=4),
+        ),
+    ),
+    "timevqvae": Preset(
+        tokenizer={"max_dim": 2**20},
+        priors=(PriorConfig(), PriorConfig(hidden_dim=32, n_layers=1, n_heads=1)),
+        band_alignment="flat",
+        mask_polarity="keep",
+        adapt_codes=False,
+    ),
+}

@@ -1,0 +1,114 @@
+"""Which code runs for an op: one table, one rule.
+
+`TABLE` is the whole list; `tests/test_table.py` holds it to the files on disk.
+"torch" is the op's `baseline`: plain PyTorch, differentiated and fused by PyTorch itself.
+Every other backend is a kernel behind the opaque `torch.ops.tsgen.<op>`.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsgen.errors import bad_value
+
+F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
+FLOATS = (F64, F32, BF16, F16)
+
+TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
+    # op: {backend: the dtypes of its first tensor}
+    "stft": {"torch": FLOATS},
+    "istft": {"torch": FLOATS},
+    "nearest_code": {"torch": FLOATS},
+    "attention": {"torch": FLOATS},
+    "sample_code": {"torch": FLOATS},
+    "keep_confident": {"torch": (F64, F32)},
+    "masked_cross_entropy": {"torch": FLOATS},
+    "snake": {"torch": FLOATS},
+
+}
+
+# With no backend named: the first of these with no obstacle.
+PREFERENCE = {"cuda": ("cuda", "triton", "torch"), "cpu": ("cpu", "torch")}
+
+FORCED = os.environ.get("TSGEN_BACKEND")  # a name for every call that gives none
+
+LIBRARY = torch.library.Library("tsgen", "DEF")  # torch.ops.tsgen.*
+
+
+def call(
+    op: str, baseline: Callable[..., Any], *args: Any, backend: str | None, like: Tensor
+) -> Any:
+    """Run `op` on `args`; `like` is the tensor whose device and dtype decide."""
+    if choose(op, backend, like.device.type, like.dtype) == "torch":
+        return baseline(*args)
+    return getattr(torch.ops.tsgen, op).default(*args, backend=backend)
+
+
+def register(schema: str, fake: Callable[..., Any]) -> None:
+    """Make torch.ops.tsgen.<op>: opaque to torch.compile, which asks `fake` for the shapes.
+
+    Not torch.library.custom_op, which costs three times as much a call.
+    """
+    op = schema.partition("(")[0]
+
+    def impl(*args: Any, backend: str | None = None) -> Any:
+        like = next(arg for arg in args if isinstance(arg, Tensor))
+        return load(op, choose(op, backend, like.device.type, like.dtype))(*args)
+
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(op, impl, key)
+    torch.library.register_fake(f"tsgen::{op}", fake, lib=LIBRARY)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str:
+    """The backend asked for, or else the first with no obstacle."""
+    return _choose(op, backend or FORCED, device, dtype)
+
+
+@functools.cache
+def _choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str:
+    if backend is None:
+        able = (b for b in PREFERENCE.get(device, ()) if not obstacle(op, b, device, dtype))
+        backend = next(able, "torch")
+    if why := obstacle(op, backend, device, dtype):
+        raise bad_value("backend", f"one that can run {op}", f"{backend!r}, which {why}")
+    return backend
+
+
+def obstacle(op: str, backend: str, device: str, dtype: torch.dtype) -> str | None:
+    """Why this cell of the table cannot run here, or None if it can."""
+    if backend not in TABLE[op]:
+        return f"does not exist; there are {', '.join(TABLE[op])}"
+    if dtype not in TABLE[op][backend]:
+        return f"takes {' or '.join(map(str, TABLE[op][backend]))}, not {dtype}"
+    if backend != "torch" and backend not in PREFERENCE.get(device, ()):
+        return f"was given {device} tensors"
+    try:
+        load(op, backend)
+    except ImportError as error:
+        return f"does not load: {error}"
+    return None
+
+
+@functools.cache
+def module(op: str) -> ModuleType:
+    """The file of an op."""
+    return importlib.import_module(f"tsgen.ops.{op}")
+
+
+@functools.cache
+def load(op: str, backend: str) -> Callable[..., Any]:
+    """The function in one cell of the table."""
+    if backend == "torch":
+        return module(op).baseline  # type: ignore[no-any-return]
+    if backend == "triton":
+        return getattr(importlib.import_module(f"tsgen.kernels.{op}"), op)  # type: ignore[no-any-return]
+    return importlib.import_module("tsgen.native").load(op, backend)  # type: ignore[no-any-return]

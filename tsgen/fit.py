@@ -1,0 +1,310 @@
+"""From a collection of series to a Model: what `tsgen.fit` does around the training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsgen import checkpoint
+from tsgen.config import PRESETS, ModelConfig, Preset, SamplingConfig, TokenizerConfig, one_of
+from tsgen.data import Labels, Scaler, as_series
+from tsgen.errors import FileError, bad_value
+from tsgen.model import Model
+from tsgen.network import Network
+from tsgen.prior import draw_n_masked, training_masks
+from tsgen.tokenizer import Tokenizer, code_use
+from tsgen.train import Log, Stage, TrainConfig, Trainer, part, save_state, seeded
+
+Ints = NDArray[np.int64]
+
+VECTORS_PER_CODE = 8  # of the training set; a codebook for more would learn single series by heart
+VALIDATION_FROM = 100  # series; of fewer, none can be spared
+VALIDATION_MASKS = 4  # draws of masks that every held-out series is judged under
+
+
+def fit(
+    X: object,
+    y: object = None,
+    *,
+    preset: str | Preset = "base",
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    layout: str = "nct",
+    n_fft: int | None = None,
+    bands: int | None = None,
+    n_codes: int | tuple[int, ...] | None = None,
+    progress: bool | None = None,
+    **training: Any,
+) -> Model:
+    """Train a model on a collection of series, in two stages.
+
+    X:         (n, channels, length) or (n, length); numpy, torch, pandas or a list of series
+    y:         (n,) labels, numbers or text; None trains without classes
+    preset:    a name in tsgen.config.PRESETS, or a Preset
+    out:       folder for the model, its log metrics.jsonl and the state to resume from
+    resume:    go on where a run in `out` was killed; starts anew where there is nothing
+    layout:    "ntc" if X is (n, length, channels)
+    n_fft, bands, n_codes: instead of the preset's
+    progress:  show bars; None shows them on a terminal
+    training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed, ...
+    returns:   Model; the same call gives the same weights at one number of threads
+    raises:    ArgumentError, ArgumentTypeError, FileError; RunError if the loss stops being finite
+    """
+    array = as_series(X, layout=layout)
+    labels = None if y is None else Labels.fit(y)
+    classes = np.zeros(len(array), dtype=np.int64) if labels is None else labels.encode(y, len(array))
+    config = train_config(training)
+    sizes = {"n_fft": n_fft, "bands": bands, "n_codes": n_codes}
+    model = model_config(array, labels, preset, {k: v for k, v in sizes.items() if v is not None})
+    run = Run(array, classes, labels, model, config, Path(out) if out is not None else None)
+    return run.train(resume, progress)
+
+
+def train_config(settings: dict[str, Any]) -> TrainConfig:
+    """One number for steps or learning_rate serves both stages."""
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    if unknown := set(settings) - set(names):
+        raise bad_value("training", f"only {', '.join(names)}", ", ".join(sorted(unknown)))
+    for name in ("steps", "learning_rate"):
+        value = settings.get(name)
+        if isinstance(value, int | float):
+            settings[name] = (value, value)
+        elif isinstance(value, list):
+            settings[name] = tuple(value)
+    return TrainConfig(**settings)
+
+
+def model_config(
+    array: NDArray[np.float32], labels: Labels | None, preset: str | Preset, sizes: dict[str, Any]
+) -> ModelConfig:
+    """The preset's sizes for these data."""
+    if not isinstance(preset, Preset):
+        one_of("preset", preset, tuple(PRESETS))
+        preset = PRESETS[preset]
+    n, C, L = array.shape
+    values = preset.tokenizer | sizes
+    bands = values.get("bands", 2)
+    one_of("bands", bands, (1, 2))
+    if bands == 1:
+        values = {"token_width": (32,), "n_codes": (1024,)} | values
+    codes = values.get("n_codes", (1024,) * bands)
+    values["n_codes"] = (codes,) * bands if isinstance(codes, int) else tuple(codes)
+    tokenizer = TokenizerConfig(n_channels=C, length=L, **values)
+    if preset.adapt_codes and "n_codes" not in sizes:
+        fewer = tuple(enough_codes(n, tokenizer, band) for band in range(bands))
+        tokenizer = dataclasses.replace(tokenizer, n_codes=fewer)
+    return ModelConfig(
+        tokenizer=tokenizer,
+        priors=preset.priors[:bands],
+        n_classes=len(labels.names) if labels else 0,
+        band_alignment=preset.band_alignment,
+        mask_polarity=preset.mask_polarity,
+        sampling=SamplingConfig(
+            steps=(10,) * bands, choice_temperature=preset.choice_temperature[:bands]
+        ),
+    )
+
+
+def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:
+    """The power of two, from 32 on, that leaves every code some vectors to stand for."""
+    codes = n * config.n_tokens(band) // VECTORS_PER_CODE
+    return min(config.n_codes[band], max(32, 2 ** (max(1, codes).bit_length() - 1)))
+
+
+class Run:
+    """One training run: data, both stages, and its folder."""
+
+    def __init__(
+        self,
+        array: NDArray[np.float32],
+        classes: Ints,
+        labels: Labels | None,
+        model: ModelConfig,
+        config: TrainConfig,
+        out: Path | None,
+    ) -> None:
+        self.labels, self.config, self.out = labels, config, out
+        self.fingerprint = fingerprint(array, classes, labels, model, config)
+        train, held_out = split(classes, config)
+        # the scale of the part that is trained on: the rest stands for data not yet seen
+        self.scaler = Scaler.fit(array[train])
+        scaled, self.classes = torch.from_numpy(self.scaler.apply(array)), torch.from_numpy(classes)
+        self.x_train, self.x_valid = scaled[train], scaled[held_out]
+        self.y_train, self.y_valid = self.classes[train], self.classes[held_out]
+        with seeded(config.seed, "weights"):
+            self.network = Network(model)
+
+    def train(self, resume: bool, shown: bool | None) -> Model:
+        """Both stages, from the beginning or from the last checkpoint."""
+        values, tensors = self.open(resume)
+        log = Log(self.out / "metrics.jsonl" if self.out else None)
+        done: dict[str, dict[str, Tensor]] = {}
+        for make in (self.tokenizer_stage, self.prior_stage):
+            name = make.__name__.removesuffix("_stage")
+            if name in values.get("done", ()):
+                done[name] = part(tensors, f"done.{name}.")
+                self.network.tokenizer.load_state_dict(done[name])
+                continue
+            save = self.saver(done)
+            trainer = Trainer(make(), self.config, log, save)
+            if values.get("stage") == name:
+                trainer.restore(values, tensors)
+                log.cut(name, trainer.progress.step)
+            trainer.run(shown)
+            done[name] = trainer.stage.module.state_dict()
+        model = Model(self.network, self.scaler, self.labels)
+        if self.out:
+            model.save(self.out)
+        return model
+
+    def saver(self, done: dict[str, dict[str, Tensor]]) -> Any:
+        """What writes checkpoints, or does nothing where there is no folder."""
+        if self.out is None:
+            return lambda trainer: None
+        return save_state(self.out / "training", self.fingerprint, done)
+
+    def open(self, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Make the folder; the saved state, if there is one to go on from."""
+        if self.out is None:
+            if resume:
+                raise bad_value("resume", "False, or a folder `out` to resume in", True)
+            return {}, {}
+        state = self.out / "training"
+        if not resume:
+            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+                wanted = "a new or empty folder, or resume=True"
+                raise bad_value("out", wanted, f"{self.out}, which has something in it")
+            make_folder(self.out)
+            return {}, {}
+        make_folder(self.out)
+        if not (state / "config.json").exists():
+            return {}, {}
+        values, tensors = checkpoint.read_folder(state, kind="training")
+        if values["fingerprint"] != self.fingerprint:
+            wanted = f"the data and settings that the run in {self.out} began with"
+            raise bad_value("resume", wanted, "others")
+        return values, tensors
+
+    def tokenizer_stage(self) -> Stage:
+        """Stage 1: reconstruct."""
+        tokenizer = self.network.tokenizer
+
+        def loss(index: Tensor) -> tuple[Tensor, dict[str, float]]:
+            out = tokenizer(self.x_train[index])
+            return out.loss, code_use(out.counts)
+
+        def validate(module: torch.nn.Module) -> float:
+            assert isinstance(module, Tokenizer)
+            batches = self.x_valid.split(self.config.batch_size)  # type: ignore[no-untyped-call]
+            return sum(float(module(x).loss) * len(x) for x in batches) / len(self.x_valid)
+
+        return Stage(
+            "tokenizer",
+            tokenizer,
+            len(self.x_train),
+            loss,
+            validate if len(self.x_valid) else None,
+            ema=False,
+            learning_rate=self.config.learning_rate[0],
+            steps=self.config.steps[0],
+            share=0.4,
+        )
+
+    def prior_stage(self) -> Stage:
+        """Stage 2: predict masked tokens. The tokens never change, so they are encoded once."""
+        self.network.tokenizer.eval()
+        train, valid = self.encoded(self.x_train), self.encoded(self.x_valid)
+        config = self.network.config
+
+        def loss(index: Tensor) -> tuple[Tensor, dict[str, float]]:
+            class_B = self.y_train[index].clone()
+            hidden_B = torch.rand(len(index)) < config.p_unconditional
+            class_B[hidden_B | (config.n_classes == 0)] = config.n_classes
+            losses = self.losses(self.network.priors, [ids[index] for ids in train], class_B)
+            return torch.stack(losses).sum(), {
+                f"loss_{band}": float(part.detach()) for band, part in enumerate(losses)
+            }
+
+        def validate(module: torch.nn.Module) -> float:
+            class_B = self.y_valid.clone()
+            if config.n_classes == 0:
+                class_B[:] = 0
+            total = 0.0
+            for _ in range(VALIDATION_MASKS):
+                for index in torch.arange(len(class_B)).split(self.config.batch_size):  # type: ignore[no-untyped-call]
+                    losses = self.losses(module, [ids[index] for ids in valid], class_B[index])
+                    total += sum(map(float, losses)) * len(index)
+            return total / len(class_B) / VALIDATION_MASKS
+
+        return Stage(
+            "prior",
+            self.network.priors,
+            len(self.x_train),
+            loss,
+            validate if len(self.x_valid) else None,
+            ema=True,
+            learning_rate=self.config.learning_rate[1],
+            steps=self.config.steps[1],
+            share=0.6,
+        )
+
+    def losses(self, priors: Any, ids: list[Tensor], class_B: Tensor) -> list[Tensor]:
+        """Masked cross-entropy of every band; the high band sees the low one's true tokens."""
+        out = []
+        for band, (prior, ids_BN) in enumerate(zip(priors, ids, strict=True)):
+            B, N = ids_BN.shape
+            n_masked_B = draw_n_masked(B, N, self.network.config.mask_polarity, ids_BN.device)
+            masked_BN = training_masks(n_masked_B, N)
+            out.append(prior.loss(ids_BN, masked_BN, class_B, ids[0] if band else None))
+        return out
+
+    def encoded(self, x_NCL: Tensor) -> list[Tensor]:
+        """Tokens of a whole data set, per band."""
+        tokenizer = self.network.tokenizer
+        if not len(x_NCL):
+            return []
+        batches = [tokenizer.encode(x) for x in x_NCL.split(self.config.batch_size)]  # type: ignore[no-untyped-call]
+        return [torch.cat(band) for band in zip(*batches, strict=True)]
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{path}: wanted a folder to write to: {error}") from error
+
+
+def split(classes: Ints, config: TrainConfig) -> tuple[Ints, Ints]:
+    """Indices to train on and to hold out, the same share of every class."""
+    n = len(classes)
+    if n < VALIDATION_FROM or config.validation == 0:
+        return np.arange(n), np.arange(0)
+    rng = np.random.default_rng(np.random.PCG64(config.seed))
+    shuffled = rng.permutation(n)
+    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    every = max(2, round(1 / config.validation))
+    held_out = np.zeros(n, dtype=np.bool_)
+    held_out[by_class[every // 2 :: every]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def fingerprint(
+    array: NDArray[np.float32],
+    classes: Ints,
+    labels: Labels | None,
+    model: ModelConfig,
+    config: TrainConfig,
+) -> str:
+    """Tells runs apart: a state is only good for the data and settings it came from."""
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
+    digest.update(classes.tobytes())
+    digest.update(repr((array.shape, labels, model, config)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""The nn.Modules that tokenizer and prior are made of."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsgen import ops
+from tsgen.config import PriorConfig
+
+
+class Snake(nn.Module):
+    """x + sin²(ax)/a with one learned frequency a channel, after an optional BatchNorm.
+
+    Out of training the normalisation is folded into the activation's own pass.
+    """
+
+    def __init__(self, n_channels: int, *, normalised: bool = False) -> None:
+        super().__init__()
+        self.a_C = nn.Parameter(torch.empty(n_channels).uniform_(0.2, 0.5))
+        self.norm = nn.BatchNorm2d(n_channels) if normalised else None
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.norm is None:
+            return ops.snake(x_BCHW, self.a_C)
+        if self.training:
+            return ops.snake(self.norm(x_BCHW), self.a_C)
+        return ops.snake(x_BCHW, self.a_C, *folded(self.norm))
+
+
+def folded(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """gain and shift that BatchNorm amounts to once its statistics are fixed."""
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    gain_C = norm.weight * (var + norm.eps).rsqrt()
+    return gain_C, norm.bias - mean * gain_C
+
+
+def kernel(n_rows: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Kernel size and padding: over time only where a band has one row, else over rows too."""
+    return ((1, width), (0, 1)) if n_rows == 1 else ((3, width), (1, 1))
+
+
+class ResBlock(nn.Module):
+    """Two depthwise-separable convolutions and a skip."""
+
+    def __init__(self, n_in: int, n_out: int, n_rows: int, dropout: float) -> None:
+        super().__init__()
+        size, pad = kernel(n_rows, 3)
+        self.snake_in = Snake(n_in)
+        self.depthwise_in = nn.Conv2d(n_in, n_in, size, padding=pad, groups=n_in)
+        self.pointwise_in = nn.Conv2d(n_in, n_out, 1)
+        self.snake_out = Snake(n_out, normalised=True)
+        self.depthwise_out = nn.Conv2d(n_out, n_out, size, padding=pad, groups=n_out)
+        self.pointwise_out = nn.Conv2d(n_out, n_out, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        h = self.pointwise_in(self.depthwise_in(self.snake_in(x_BCHW)))
+        h = self.pointwise_out(self.depthwise_out(self.snake_out(h)))
+        return cast(Tensor, self.skip(x_BCHW) + self.dropout(h))
+
+
+class DownBlock(nn.Module):
+    """Halves time."""
+
+    def __init__(self, n_in: int, n_out: int, n_rows: int) -> None:
+        super().__init__()
+        size, pad = kernel(n_rows, 4)
+        self.depthwise = nn.Conv2d(
+            n_in, n_in, size, stride=(1, 2), padding=pad, padding_mode="replicate", groups=n_in
+        )
+        self.pointwise = nn.Conv2d(n_in, n_out, 1)
+        self.snake = Snake(n_out, normalised=True)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.snake(self.pointwise(self.depthwise(x_BCHW))))
+
+
+class UpConv(nn.Module):
+    """Doubles time, linearly."""
+
+    def __init__(self, n_in: int, n_out: int, n_rows: int, *, depthwise: bool = True) -> None:
+        super().__init__()
+        size, pad = kernel(n_rows, 4)
+        groups = n_in if depthwise else 1
+        self.spread = nn.ConvTranspose2d(n_in, n_in, size, (1, 2), pad, groups=groups)
+        self.pointwise = nn.Conv2d(n_in, n_out, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.pointwise(self.spread(x_BCHW)))
+
+
+class UpBlock(nn.Module):
+    """Doubles time."""
+
+    def __init__(self, n_in: int, n_out: int, n_rows: int) -> None:
+        super().__init__()
+        self.conv = UpConv(n_in, n_out, n_rows)
+        self.snake = Snake(n_out, normalised=True)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.snake(self.conv(x_BCHW)))
+
+
+class Attention(nn.Module):
+    """Pre-norm attention with normalised queries and keys, a null key, and a norm at the end."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.n_heads, inner = config.n_heads, config.n_heads * config.head_dim
+        self.norm_in = nn.LayerNorm(config.hidden_dim)
+        self.qkv = nn.Linear(config.hidden_dim, 3 * inner, bias=False)
+        self.null_kv = nn.Parameter(torch.randn(2, config.n_heads, config.head_dim))
+        self.q_scale = nn.Parameter(torch.ones(config.head_dim))
+        self.k_scale = nn.Parameter(torch.ones(config.head_dim))
+        self.out = nn.Linear(inner, config.hidden_dim, bias=False)
+        self.norm_out = nn.LayerNorm(config.hidden_dim)
+
+    def forward(self, x_BND: Tensor, queries_BM: Tensor | None = None) -> Tensor:
+        """What to add to x: for every token, or for the tokens at `queries_BM` only."""
+        x_BND = self.norm_in(x_BND)
+        if queries_BM is None:
+            q, k, v = self.heads(F.linear(x_BND, self.qkv.weight), 3)
+        else:
+            inner = self.qkv.weight.shape[0] // 3
+            q = self.heads(F.linear(take(x_BND, queries_BM), self.qkv.weight[:inner]), 1)[0]
+            k, v = self.heads(F.linear(x_BND, self.qkv.weight[inner:]), 2)
+        out = ops.attention(q, k, v, self.null_kv, self.q_scale, self.k_scale)
+        return cast(Tensor, self.norm_out(self.out(out.transpose(1, 2).flatten(2))))
+
+    def heads(self, x_BND: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts * H * D) to `parts` views of (B, H, N, D)."""
+        B, N, _ = x_BND.shape
+        split = x_BND.view(B, N, parts, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        return split.unbind()
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, norm, linear; pre-norm (Shleifer et al. 2021, NormFormer)."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.norm_in = nn.LayerNorm(config.hidden_dim)
+        self.up = nn.Linear(config.hidden_dim, config.ff_dim, bias=False)
+        self.norm_mid = nn.LayerNorm(config.ff_dim)
+        self.down = nn.Linear(config.ff_dim, config.hidden_dim, bias=False)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        h = F.gelu(self.up(self.norm_in(x_BND)))
+        return cast(Tensor, self.down(self.norm_mid(h)))
+
+
+class Block(nn.Module):
+    """One transformer layer."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x_BND: Tensor, queries_BM: Tensor | None = None) -> Tensor:
+        """All tokens; or, in the last layer, only those at `queries_BM`."""
+        added = self.attention(x_BND, queries_BM)
+        x_BND = added + (x_BND if queries_BM is None else take(x_BND, queries_BM))
+        return cast(Tensor, x_BND + self.feed_forward(x_BND))
+
+
+def take(x_BND: Tensor, rows_BM: Tensor) -> Tensor:
+    """x[b, rows[b, m]] for every b and m: (B, M, D)."""
+    return x_BND.gather(1, rows_BM[:, :, None].expand(-1, -1, x_BND.shape[2]))

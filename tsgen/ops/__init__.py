@@ -1,0 +1,22 @@
+"""Every op, one file each: public function, reference, baseline, shapes, error."""
+
+from tsgen.ops.attention import attention
+from tsgen.ops.istft import istft
+from tsgen.ops.keep_confident import keep_confident
+from tsgen.ops.masked_cross_entropy import masked_cross_entropy
+from tsgen.ops.nearest_code import Nearest, nearest_code
+from tsgen.ops.sample_code import sample_code
+from tsgen.ops.snake import snake
+from tsgen.ops.stft import stft
+
+__all__ = [
+    "Nearest",
+    "attention",
+    "istft",
+    "keep_confident",
+    "masked_cross_entropy",
+    "nearest_code",
+    "sample_code",
+    "snake",
+    "stft",
+]

@@ -1,0 +1,301 @@
+"""The training loop of both stages: AdamW, warm-up and cosine, best weights, exact resume.
+
+Every random choice of step s of a stage is a function of (seed, stage, s), so a run that is killed
+and resumed takes the very steps that it would have taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from tsgen import checkpoint
+from tsgen.config import positive
+from tsgen.errors import RunError, bad_value
+
+CALIBRATION_STEPS = 20  # timed before a budget in minutes becomes one in steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Pairs are for stage 1, the tokenizer, and stage 2, the prior."""
+
+    steps: tuple[int, int] = (2000, 3000)
+    minutes: float | None = None  # instead of steps: for both stages together
+    batch_size: int = 64
+    learning_rate: tuple[float, float] = (2e-3, 1e-3)
+    warm_up: float = 0.05  # share of the steps
+    final_rate: float = 0.02  # share of the learning rate that the cosine ends at
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.998  # of the prior's weights
+    validation: float = 0.1  # share of the series; none below 100 series
+    evaluations: int = 25  # a stage: validation, log line, checkpoint
+    patience: int = 8  # evaluations without a better validation loss before a stage ends
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) != 2:
+                raise bad_value(name, "two numbers: of stage 1 and stage 2", values)
+        for steps in self.steps:
+            positive("steps", steps)
+        if self.minutes is not None:
+            positive("minutes", self.minutes, at_least=0.01)
+        for name in ("batch_size", "evaluations", "patience"):
+            positive(name, getattr(self, name))
+        for name in ("warm_up", "final_rate", "ema", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise bad_value(name, "a number in [0, 1)", getattr(self, name))
+        for rate in (*self.learning_rate, self.clip):
+            if not rate > 0:
+                raise bad_value("learning_rate, clip", "above 0", rate)
+        positive("weight_decay", self.weight_decay, at_least=0)
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise bad_value("seed", "a whole number from 0 to 2**64 - 1", self.seed)
+
+
+@dataclass
+class Stage:
+    """What one stage trains, and on what."""
+
+    name: str
+    module: nn.Module
+    n_train: int
+    loss: Callable[[Tensor], tuple[Tensor, dict[str, float]]]  # of the series at these indices
+    validate: Callable[[nn.Module], float] | None  # mean loss of the series held out
+    ema: bool
+    learning_rate: float
+    steps: int
+    share: float  # of a budget in minutes
+
+
+@dataclass
+class Progress:
+    """Where a stage is."""
+
+    step: int = 0
+    total: int = 0  # 0 until it is known
+    best: float = math.inf
+    since_best: int = 0
+    seconds: float = 0.0
+
+
+def step_seed(seed: int, *place: object) -> int:
+    """A seed of its own for every place: no stream to keep, nothing to restore."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *place))).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, *place: object) -> Iterator[None]:
+    """torch's generator as a function of `place` inside, and as it was after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(step_seed(seed, *place))
+        yield
+
+
+def batch_at(step: int, batch_size: int, n: int, seed: int, stage: str) -> Tensor:
+    """Indices of a batch from an endless row of shuffled epochs."""
+    size = min(batch_size, max(n, 8))  # a batch norm needs more than one or two
+    first = step * size
+    out: list[Tensor] = []
+    while size > 0:
+        epoch, start = divmod(first, n)
+        rng = torch.Generator().manual_seed(step_seed(seed, stage, "epoch", epoch))
+        part = torch.randperm(n, generator=rng)[start : start + size]
+        out.append(part)
+        first, size = first + len(part), size - len(part)
+    return torch.cat(out)
+
+
+@dataclass
+class Trainer:
+    """Runs one stage, from wherever its saved state left off."""
+
+    stage: Stage
+    config: TrainConfig
+    log: Log
+    save: Callable[[Trainer], None]
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.stage.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.stage.learning_rate,
+            weight_decay=self.config.weight_decay,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        # what is validated and kept: the moving average of the weights, or the weights
+        self.shadow = copy.deepcopy(self.stage.module) if self.stage.ema else self.stage.module
+        self.best: dict[str, Tensor] = {}
+
+    def run(self, shown: bool | None) -> None:
+        """Train to the end of the budget and leave the best weights in the module."""
+        now, stage = self.progress, self.stage
+        began = time.monotonic() - now.seconds
+        if not now.total and self.config.minutes is None:
+            now.total = stage.steps
+        with tqdm(
+            total=now.total or None,
+            initial=now.step,
+            desc=stage.name,
+            unit="step",
+            disable=None if shown is None else not shown,
+        ) as bar:
+            # also looked at before the first step: a resumed stage may be at its end
+            while (not now.total or now.step < now.total) and now.since_best < self.config.patience:
+                loss, metrics = self.step()
+                now.step += 1
+                now.seconds = time.monotonic() - began
+                if not now.total and now.step >= CALIBRATION_STEPS:
+                    now.total = bar.total = self.affordable(now.seconds / now.step)
+                if now.step % max(1, now.total // self.config.evaluations) == 0 or (
+                    now.step == now.total
+                ):
+                    metrics |= self.evaluate(loss)
+                    bar.set_postfix({k: f"{v:.3g}" for k, v in metrics.items()})
+                    self.save(self)
+                bar.update()
+        stage.module.load_state_dict(self.best or self.shadow.state_dict())
+
+    def affordable(self, seconds_a_step: float) -> int:
+        """Steps that fit into this stage's share of the minutes."""
+        assert self.config.minutes is not None
+        budget = 60 * self.config.minutes * self.stage.share
+        return max(CALIBRATION_STEPS, int(budget / seconds_a_step))
+
+    def rate(self) -> float:
+        """Learning rate of the coming step: linear warm-up, then half a cosine."""
+        total = self.progress.total or 10**6  # while it is unknown, warm-up lasts
+        warm = max(1, round(self.config.warm_up * total))
+        if self.progress.step < warm:
+            return self.stage.learning_rate * (self.progress.step + 1) / warm
+        done = (self.progress.step - warm) / max(1, total - warm)
+        low = self.config.final_rate
+        return self.stage.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
+
+    def step(self) -> tuple[float, dict[str, float]]:
+        """One update."""
+        now, stage, config = self.progress, self.stage, self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        batch = batch_at(now.step, config.batch_size, stage.n_train, config.seed, stage.name)
+        stage.module.train()
+        with seeded(config.seed, stage.name, now.step):
+            loss, metrics = stage.loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        self.optimizer.step()
+        if stage.ema:
+            self.average(min(config.ema, (1 + now.step) / (10 + now.step)))
+        return float(loss.detach()), metrics
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the shadow towards the weights; statistics are taken as they are."""
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.shadow.parameters()), list(self.stage.module.parameters()), 0)
+        for mine, theirs in zip(self.shadow.buffers(), self.stage.module.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def evaluate(self, loss: float) -> dict[str, float]:
+        """Validate, remember the best weights, write a log line."""
+        now = self.progress
+        if not math.isfinite(loss):
+            raise RunError(f"{self.stage.name}: wanted a finite loss, got {loss} at step {now.step}")
+        line = {"loss": loss, "rate": self.rate()}
+        if self.stage.validate is not None:
+            self.shadow.eval()
+            with torch.no_grad(), seeded(self.config.seed, self.stage.name, "validation"):
+                line["validation"] = self.stage.validate(self.shadow)
+            now.since_best += 1
+            if line["validation"] < now.best:
+                now.best, now.since_best = line["validation"], 0
+                self.best = {k: v.detach().clone() for k, v in self.shadow.state_dict().items()}
+        return self.log.write(self.stage.name, now, line)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything the next step depends on: plain values and tensors."""
+        tensors = {f"weights.{k}": v for k, v in self.stage.module.state_dict().items()}
+        if self.stage.ema:
+            tensors |= {f"average.{k}": v for k, v in self.shadow.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for i, p in enumerate(self.parameters):
+            tensors |= {f"adam.{i}.{k}": v for k, v in self.optimizer.state[p].items()}
+        return {"stage": self.stage.name, "progress": vars(self.progress)}, tensors
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.progress = Progress(**values["progress"])
+        self.stage.module.load_state_dict(part(tensors, "weights."))
+        if self.stage.ema:
+            self.shadow.load_state_dict(part(tensors, "average."))
+        self.best = part(tensors, "best.")
+        for i, p in enumerate(self.parameters):
+            self.optimizer.state[p] = part(tensors, f"adam.{i}.")
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+class Log:
+    """Metrics as JSON lines; a resumed run leaves neither gap nor repetition."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def write(self, stage: str, now: Progress, line: dict[str, float]) -> dict[str, float]:
+        if self.path is not None:
+            place = {"stage": stage, "step": now.step, "seconds": round(now.seconds, 3)}
+            with self.path.open("a") as file:
+                file.write(json.dumps(place | line) + "\n")
+        return line
+
+    def cut(self, stage: str, step: int) -> None:
+        """Forget what a killed run wrote after its last checkpoint."""
+        if self.path is None or not self.path.exists():
+            return
+        kept = []
+        for text in self.path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:  # half a line: the run was killed while writing it
+                break
+            kept.append(text)
+            if (line["stage"], line["step"]) == (stage, step):
+                break
+        self.path.write_text("".join(f"{text}\n" for text in kept))
+
+
+def save_state(folder: Path, fingerprint: str, done: dict[str, dict[str, Tensor]]) -> Any:
+    """A function that writes a trainer's state, beside the weights of stages that are done."""
+
+    def save(trainer: Trainer) -> None:
+        values, tensors = trainer.state()
+        for name, weights in done.items():
+            tensors = tensors | {f"done.{name}.{k}": v for k, v in weights.items()}
+        tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
+        values |= {"fingerprint": fingerprint, "done": sorted(done)}
+        checkpoint.write_folder(folder, values, tensors, kind="training")
+
+    return save
