@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tsgen import native
+from tsgen import dispatch, native
 from tsgen.errors import ArgumentError, ArgumentTypeError
-from tsgen.philox import native_philox, philox, philox4x32, philox_words, uniforms
+from tsgen.ops.philox import philox, philox4x32, uniforms
 
 # Random123's kat_vectors for philox4x32, 10 rounds: counter, key, words
 KNOWN = [
@@ -65,10 +65,8 @@ class TestWords:
             int(torch.randint(limit, (), generator=rng)) for limit in (256, 65536, 65536)
         )
         for at in (FIRST, {"stream": stream, "step": step, "band": band}, LAST):
-            expected = philox_words(key, sample_B, 13, **at)
-            run = native.load("philox", "cpu")
-            assert torch.equal(run(key, sample_B, 13, **at), expected)
-            assert torch.equal(philox(key, sample_B, 13, **at), expected)
+            expected = philox(key, sample_B, 13, **at, backend="torch")
+            assert torch.equal(philox(key, sample_B, 13, **at, backend="cpu"), expected)
             assert 0 <= expected.min() <= expected.max() < 2**32
 
     def test_a_sample_does_not_depend_on_its_company(self):
@@ -84,7 +82,7 @@ class TestWords:
         B, N = shape
         sample_B = torch.arange(B)
         assert philox(0, sample_B, N).shape == (B, N, 4)
-        assert philox_words(0, sample_B, N).shape == (B, N, 4)
+        assert philox(0, sample_B, N, backend="torch").shape == (B, N, 4)
 
     @pytest.mark.parametrize(
         ("change", "error", "message"),
@@ -96,7 +94,7 @@ class TestWords:
             ({"stream": 256}, ArgumentError, "stream: .* from 0 to 255, got 256"),
             ({"step": 65536}, ArgumentError, "step: .* from 0 to 65535"),
             ({"band": -1}, ArgumentError, "band: .* from 0 to 65535, got -1"),
-            ({"sample_B": [1, 2]}, ArgumentTypeError, "sample_B: wanted a tensor, got list"),
+            ({"sample_B": [1, 2]}, ArgumentTypeError, "sample: wanted a tensor, got list"),
             ({"sample_B": torch.zeros(2)}, ArgumentError, r"int64 .* got torch.float32 \(2,\)"),
             ({"sample_B": torch.tensor(3)}, ArgumentError, r"one dimension, got torch.int64 \(\)"),
         ],
@@ -141,15 +139,19 @@ class TestWithoutTheExtension:
     @pytest.fixture(autouse=True)
     def no_extension(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "tsgen._C", None)
-        native.kernels.cache_clear()
-        native_philox.cache_clear()
+        for cached in (native.kernels, dispatch.load, dispatch._choose):
+            cached.cache_clear()
         yield
-        native.kernels.cache_clear()
-        native_philox.cache_clear()
+        for cached in (native.kernels, dispatch.load, dispatch._choose):
+            cached.cache_clear()
 
     def test_pytorch_stands_in(self):
         sample_B = torch.tensor(SAMPLES)
-        assert torch.equal(philox(5, sample_B, 9), philox_words(5, sample_B, 9))
+        why = dispatch.obstacle("philox", "cpu", "cpu", torch.int64)
+        assert "not built" in why
+        assert torch.equal(philox(5, sample_B, 9), philox(5, sample_B, 9, backend="torch"))
+        with pytest.raises(ArgumentError, match=r"does not load: tsgen\._C is not built"):
+            philox(5, sample_B, 9, backend="cpu")
 
     def test_load_says_why(self):
         with pytest.raises(ImportError, match=r"tsgen\._C is not built, or does not load here"):

@@ -160,10 +160,10 @@ def copy_layer(mine: nn.Module, theirs: Any) -> None:
         copy_snake(mine.snake_in, snake_in)
         copy_snake(mine.snake_out, snake_out)
         copy_norm(mine.snake_out.norm, norm)
-        pairs = [(mine.depthwise_in, dw_in), (mine.pointwise_in, pw_in)]
+        pairs: list[tuple[nn.Module, Any]] = [(mine.depthwise_in, dw_in), (mine.pointwise_in, pw_in)]
         pairs += [(mine.depthwise_out, dw_out), (mine.pointwise_out, pw_out)]
         if not isinstance(mine.skip, nn.Identity):
-            pairs.append((cast(nn.Conv2d, mine.skip), theirs.proj))
+            pairs.append((mine.skip, theirs.proj))
     elif isinstance(mine, DownBlock):
         depthwise, pointwise, norm, snake, _ = theirs.block
         copy_norm(mine.snake.norm, norm)

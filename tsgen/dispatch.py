@@ -30,7 +30,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "keep_confident": {"torch": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS},
     "snake": {"torch": FLOATS},
-
+    "philox": {"torch": (torch.int64,), "cpu": (torch.int64,)},
 }
 
 # With no backend named: the first of these with no obstacle.

@@ -115,8 +115,8 @@ def model_config(
 
 def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:
     """The power of two, from 32 on, that leaves every code some vectors to stand for."""
-    codes = n * config.n_tokens(band) // VECTORS_PER_CODE
-    return min(config.n_codes[band], max(32, 2 ** (max(1, codes).bit_length() - 1)))
+    codes = max(1, n * config.n_tokens(band) // VECTORS_PER_CODE)
+    return min(config.n_codes[band], max(32, 1 << (codes.bit_length() - 1)))
 
 
 class Run:
@@ -203,7 +203,7 @@ class Run:
 
         def validate(module: torch.nn.Module) -> float:
             assert isinstance(module, Tokenizer)
-            batches = self.x_valid.split(self.config.batch_size)  # type: ignore[no-untyped-call]
+            batches = self.x_valid.split(self.config.batch_size)
             return sum(float(module(x).loss) * len(x) for x in batches) / len(self.x_valid)
 
         return Stage(
@@ -239,7 +239,7 @@ class Run:
                 class_B[:] = 0
             total = 0.0
             for _ in range(VALIDATION_MASKS):
-                for index in torch.arange(len(class_B)).split(self.config.batch_size):  # type: ignore[no-untyped-call]
+                for index in torch.arange(len(class_B)).split(self.config.batch_size):
                     losses = self.losses(module, [ids[index] for ids in valid], class_B[index])
                     total += sum(map(float, losses)) * len(index)
             return total / len(class_B) / VALIDATION_MASKS
@@ -271,7 +271,7 @@ class Run:
         tokenizer = self.network.tokenizer
         if not len(x_NCL):
             return []
-        batches = [tokenizer.encode(x) for x in x_NCL.split(self.config.batch_size)]  # type: ignore[no-untyped-call]
+        batches = [tokenizer.encode(x) for x in x_NCL.split(self.config.batch_size)]
         return [torch.cat(band) for band in zip(*batches, strict=True)]
 
 

@@ -83,10 +83,23 @@ def text_column(cells: list[str]) -> Column:
     except (ValueError, OverflowError):
         whole = np.zeros(0, np.int64)
     if whole.shape == array.shape and (whole.astype(array.dtype) == array).all():  # not "01"
-        unique, inverse = np.unique(whole, return_inverse=True)
-        return unique, inverse.astype(np.int64)
+        return _codes(whole)
     places = {name: i for i, name in enumerate(dict.fromkeys(cells))}
     return np.array(list(places)), np.array([places[cell] for cell in cells], np.int64)
+
+
+def _codes(values: npt.NDArray[Any]) -> Column:
+    """The distinct whole numbers, sorted, and which of them each row holds."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    if high - low >= max(values.size, 2**16) or high >= 2**62 or low <= -(2**62):
+        unique, inverse = np.unique(values, return_inverse=True)
+        return unique, inverse.astype(np.int64)
+    place = values.astype(np.int64) - low  # dense, as ids are: counting is faster than sorting
+    used = np.zeros(high - low + 1, np.bool_)
+    used[place] = True
+    if used.all():
+        return np.arange(low, high + 1), place
+    return np.flatnonzero(used) + low, (np.cumsum(used) - 1)[place]
 
 
 def _pyarrow(path: str) -> tuple[Any, Any]:
@@ -126,15 +139,14 @@ def _column(source: Source, table: Any, name: str) -> Column:
         raise source.error(f"wanted a value in every row of {name}, got {column.null_count} nulls")
     kind = str(column.type)
     if kind.startswith(("int", "uint")):
-        unique, inverse = np.unique(column.to_numpy(), return_inverse=True)
-        return unique, inverse.astype(np.int64)
+        return _codes(column.to_numpy())
     if not kind.startswith(("string", "large_string", "dictionary")):
         raise source.error(f"wanted whole numbers or text in {name}, got {kind}")
     encoded = column.combine_chunks()
     encoded = encoded if kind.startswith("dictionary") else encoded.dictionary_encode()
     names = np.array(encoded.dictionary.to_pylist())
-    used, inverse = np.unique(encoded.indices.to_numpy(), return_inverse=True)
-    return names[used], inverse.astype(np.int64)
+    used, codes = _codes(encoded.indices.to_numpy())
+    return names[used], codes
 
 
 def _values(source: Source, table: Any, name: str) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tsgen import checkpoint, impute
+from tsgen import arguments, checkpoint, impute
 from tsgen.compat import network_from_timevqvae
 from tsgen.config import ModelConfig, SamplingConfig
 from tsgen.data import Labels, Scaler, as_series
@@ -145,10 +144,10 @@ class Model:
         array = as_series(x, layout=layout, name="x", allow_nan=True)
         self.check_shape(array)
         _, classes, how = self.order(len(array), label, seed, None, None, settings)
-        missing = np.isnan(array)
+        missing: NDArray[np.bool_] = np.isnan(array)
         if not missing.any():
             return array
-        known = self.known(array, missing.any(1))
+        known = self.known(array, np.asarray(missing.any(axis=1)))
         request = Request(np.arange(len(array)), classes, known=known, seed=seed)
         drawn = np.empty_like(array)
         for places, _, series in Sampler(self.network).draw(request, how):
@@ -195,7 +194,7 @@ class Model:
         past = as_series(history, layout=layout, name="history", allow_nan=True)
         if isinstance(horizon, bool) or not isinstance(horizon, int) or not 0 < horizon < L:
             raise bad_value("horizon", f"a whole number from 1 to {L - 1}", horizon)
-        count(n, "n")
+        arguments.count(n, "n")
         if past.shape[1] != C:
             raise bad_value("history", f"{C} channels", past.shape[1])
         m, past = len(past), past[:, :, -(L - horizon) :]
@@ -227,7 +226,7 @@ class Model:
             raise bad_type("ids", "whole numbers", ids)
         if array.ndim != 2 or array.shape[1] != sum(sizes):
             raise bad_value("ids", f"(n, {sum(sizes)})", array.shape)
-        bands = torch.from_numpy(array.astype(np.int64)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
+        bands = torch.from_numpy(array.astype(np.int64)).split(sizes, dim=1)
         for band, ids_BN in enumerate(bands):
             K = config.n_codes[band]
             if ids_BN.numel() and not 0 <= int(ids_BN.min()) <= int(ids_BN.max()) < K:
@@ -249,7 +248,7 @@ class Model:
         """Token ids of every band, in chunks."""
         scaled = torch.from_numpy(self.scaler.apply(array))
         encode = self.network.tokenizer.encode
-        parts = [encode(part.to(self.device)) for part in scaled.split(CHUNK)]  # type: ignore[no-untyped-call]
+        parts = [encode(part.to(self.device)) for part in scaled.split(CHUNK)]
         return [torch.cat(band) for band in zip(*parts, strict=True)]
 
     def check_shape(self, array: Floats) -> None:
@@ -276,38 +275,15 @@ class Model:
         settings: dict[str, Any],
     ) -> tuple[Ints, Ints, SamplingConfig]:
         """Everything checked before any work: sample indices, class ids, settings."""
-        if (n is None) == (indices is None):
-            raise bad_value("n", "either n or indices", "both" if n is not None else "neither")
-        if n is not None:
-            index = np.arange(count(n, "n", at_least=0), dtype=np.int64)
-        else:
-            index = np.asarray(indices)
-            if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-                raise bad_value("indices", "whole numbers (n,)", f"{index.dtype} {index.shape}")
-            if index.size and (index.min() < 0 or index.max() >= 2**62):
-                raise bad_value("indices", "0 to 2**62 - 1", f"{index.min()} to {index.max()}")
-            index = index.astype(np.int64)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-            raise bad_value("seed", "a whole number from 0 to 2**64 - 1", repr(seed))
+        index = arguments.sample_indices(n, indices)
+        arguments.check_seed(seed)
         if batch_size is not None:
-            count(batch_size, "batch_size")
+            arguments.count(batch_size, "batch_size")
         return index, self.class_ids(label, len(index)), self.settings(settings)
 
     def settings(self, changes: dict[str, Any]) -> SamplingConfig:
         """The model's own defaults with some changes; one number serves all bands."""
-        bands = self.config.tokenizer.bands
-        for name in ("steps", "choice_temperature"):
-            if name in changes:
-                value = changes[name]
-                several = isinstance(value, tuple | list)
-                changes[name] = tuple(value) if several else (value,) * bands
-                if len(changes[name]) != bands:
-                    raise bad_value(name, f"one number, or {bands}: one a band", value)
-        unknown = set(changes) - {field.name for field in dataclasses.fields(SamplingConfig)}
-        if unknown:
-            known = ", ".join(field.name for field in dataclasses.fields(SamplingConfig))
-            raise bad_value("settings", f"only {known}", ", ".join(sorted(unknown)))
-        return dataclasses.replace(self.config.sampling, **changes)
+        return arguments.changed(self.config.sampling, changes, self.config.tokenizer.bands)
 
     def to(self, device: str | torch.device) -> Self:
         """Move the weights; returns the model."""
@@ -360,14 +336,6 @@ def from_timevqvae(maskgit: Any, scaler: Scaler | None = None, labels: Labels | 
     if labels is None and n_classes:
         labels = Labels(tuple(str(i) for i in range(n_classes)))
     return Model(network, scaler or Scaler((0.0,) * C, (1.0,) * C), labels)
-
-
-def count(value: object, name: str, *, at_least: int = 1) -> int:
-    """A whole number from `at_least` on."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not at_least <= int(value) < 2**62:  # type: ignore[call-overload]
-        raise bad_value(name, f"a whole number from {at_least} on", repr(value))
-    return int(value)  # type: ignore[call-overload,no-any-return]
 
 
 def bar(total: int, progress: bool | None) -> Any:

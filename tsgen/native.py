@@ -14,19 +14,14 @@ from torch import Tensor
 
 
 def philox(
-    key: int,
-    sample_B: Tensor,
-    n_positions: int,
-    *,
-    stream: int,
-    step: int,
-    band: int,
-    backend: str = "cpu",
+    backend: str, sample_B: Tensor, key: int, n_positions: int, stream: int, step: int, band: int
 ) -> Tensor:
+    sample_B = sample_B.contiguous()
     B = sample_B.shape[0]
     words_BN4 = torch.empty(B, n_positions, 4, dtype=torch.int64, device=sample_B.device)
-    addresses = sample_B.data_ptr(), words_BN4.data_ptr()
-    kernels(backend).philox(key, addresses[0], B, n_positions, stream, step, band, addresses[1])
+    sizes = B, n_positions, stream, step, band
+    run = kernels(backend).philox
+    run(key % 2**64, sample_B.data_ptr(), *sizes, words_BN4.data_ptr())
     return words_BN4
 
 
@@ -35,7 +30,7 @@ def load(op: str, backend: str) -> Callable[..., Tensor]:
     if not hasattr(kernels(backend), op):
         raise ImportError(f"tsgen._C has no {backend}.{op}: it is older than tsgen, build it again")
     run: Callable[..., Tensor] = globals()[op]
-    return functools.partial(run, backend=backend)
+    return functools.partial(run, backend)
 
 
 @functools.cache

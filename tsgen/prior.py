@@ -45,7 +45,7 @@ class Context(nn.Module):
             h = torch.addcmul(shift[:, None], h, gain[:, None])
         x_BNE = self.conv_out(h).mT
         # every row of the high band shares the low band's time
-        return x_BNE.repeat(1, rows, 1) if self.aligned else x_BNE
+        return cast(Tensor, x_BNE.repeat(1, rows, 1) if self.aligned else x_BNE)
 
 
 class Folded(NamedTuple):

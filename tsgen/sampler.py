@@ -23,7 +23,6 @@ from tsgen import ops
 from tsgen.config import SamplingConfig, one_of
 from tsgen.errors import RunError
 from tsgen.network import Network
-from tsgen.philox import philox, uniforms
 from tsgen.prior import Folded, Prior, all_positions
 
 CHUNK = 64  # samples computed together; sample i stands at place i % CHUNK, whatever is asked for
@@ -34,14 +33,14 @@ def masked_share(schedule: str, ratio: float, n_unknown: int) -> float:
     powers = {"linear": 1.0, "square": 2.0, "cubic": 3.0, "sqrt": 0.5}
     bits = math.log2(max(2, n_unknown))
     if schedule in powers:
-        share = 1 - ratio ** powers[schedule]
+        share = 1.0 - ratio ** powers[schedule]
     elif schedule == "cosine":
         share = math.cos(math.pi / 2 * ratio)
     elif schedule == "log":
         share = -math.log2(ratio) / bits
     else:
         share = 1 - 2 ** (-bits * (1 - ratio))
-    return min(1.0, max(0.0, share))
+    return min(1.0, max(0.0, float(share)))
 
 
 def masked_counts(schedule: str, steps: int, n_unknown: int) -> list[int]:
@@ -198,8 +197,8 @@ class BandDecoder:
     ) -> Tensor:
         """Draw a token for every masked place, then mask the least confident ones again."""
         settings, prior = self.settings, self.prior
-        words = philox(self.seed, self.index_B, prior.n_tokens, step=step, band=self.band)
-        u_BN, v_BN = uniforms(words)
+        words = ops.philox(self.seed, self.index_B, prior.n_tokens, step=step, band=self.band)
+        u_BN, v_BN = ops.uniforms(words)
         drawn, logp = ops.sample_code(
             h_BMD.flatten(0, 1),
             (u_BN if places_BM is None else u_BN.gather(1, places_BM)).flatten(),

@@ -90,7 +90,7 @@ class Progress:
 
     step: int = 0
     total: int = 0  # 0 until it is known
-    best: float = math.inf
+    best: float | None = None  # lowest validation loss
     since_best: int = 0
     seconds: float = 0.0
 
@@ -166,14 +166,18 @@ class Trainer:
                 now.seconds = time.monotonic() - began
                 if not now.total and now.step >= CALIBRATION_STEPS:
                     now.total = bar.total = self.affordable(now.seconds / now.step)
-                if now.step % max(1, now.total // self.config.evaluations) == 0 or (
-                    now.step == now.total
-                ):
+                if self.due():
                     metrics |= self.evaluate(loss)
                     bar.set_postfix({k: f"{v:.3g}" for k, v in metrics.items()})
                     self.save(self)
                 bar.update()
         stage.module.load_state_dict(self.best or self.shadow.state_dict())
+
+    def due(self) -> bool:
+        """Whether this step is one to validate and save at."""
+        now = self.progress
+        every = max(1, now.total // self.config.evaluations)
+        return now.total > 0 and (now.step % every == 0 or now.step == now.total)
 
     def affordable(self, seconds_a_step: float) -> int:
         """Steps that fit into this stage's share of the minutes."""
@@ -201,7 +205,7 @@ class Trainer:
         with seeded(config.seed, stage.name, now.step):
             loss, metrics = stage.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, config.clip)
         self.optimizer.step()
         if stage.ema:
@@ -227,7 +231,7 @@ class Trainer:
             with torch.no_grad(), seeded(self.config.seed, self.stage.name, "validation"):
                 line["validation"] = self.stage.validate(self.shadow)
             now.since_best += 1
-            if line["validation"] < now.best:
+            if now.best is None or line["validation"] < now.best:
                 now.best, now.since_best = line["validation"], 0
                 self.best = {k: v.detach().clone() for k, v in self.shadow.state_dict().items()}
         return self.log.write(self.stage.name, now, line)

@@ -5,6 +5,7 @@ from tsgen.ops.istft import istft
 from tsgen.ops.keep_confident import keep_confident
 from tsgen.ops.masked_cross_entropy import masked_cross_entropy
 from tsgen.ops.nearest_code import Nearest, nearest_code
+from tsgen.ops.philox import philox, uniforms
 from tsgen.ops.sample_code import sample_code
 from tsgen.ops.snake import snake
 from tsgen.ops.stft import stft
@@ -16,7 +17,9 @@ __all__ = [
     "keep_confident",
     "masked_cross_entropy",
     "nearest_code",
+    "philox",
     "sample_code",
     "snake",
     "stft",
+    "uniforms",
 ]
