@@ -11,12 +11,11 @@ import importlib.util
 import warnings
 from typing import Any
 
+import measure
 import torch
 
-import measure
 import tsgen
-from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig
-from tsgen.config import PRESETS
+from tsgen.config import PRESETS, ModelConfig, SamplingConfig, TokenizerConfig
 from tsgen.data import Scaler
 from tsgen.network import Network
 

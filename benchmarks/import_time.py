@@ -1,6 +1,6 @@
 """What `import tsgen` costs beyond torch's own import: fresh processes, in turn.
 
-    python benchmarks/import_time.py [--rounds 7]
+python benchmarks/import_time.py [--rounds 7]
 """
 
 import argparse

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 
-import measure
 import tsgen
 from tsgen.formats import Collection, read
 from tsgen.metrics import evaluate
@@ -65,7 +65,9 @@ def main() -> None:
         }
         medians = {key: float(np.median(values)) for key, values in rows.items()}
         print(f"{name}: {minutes:.1f} min, {medians}", flush=True)
-        measure.save("quality" if args.preset == "base" else f"quality_{args.preset}", {name: result})
+        measure.save(
+            "quality" if args.preset == "base" else f"quality_{args.preset}", {name: result}
+        )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import shutil
 import time
 from pathlib import Path
 
+import measure
 import numpy as np
 
-import measure
 import tsgen
 from tsgen.formats import read
 from tsgen.metrics import trtr, tstr

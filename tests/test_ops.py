@@ -121,9 +121,7 @@ def test_gradcheck(name, backend):
     op, device = OPS[name], device_for(name, backend, torch.float64)
     inputs = op.make_inputs(op.TEST_SHAPES[2], device, torch.float64)
     args = [
-        arg.detach().clone().requires_grad_()
-        if i in op.DIFFERENTIABLE and arg is not None
-        else arg
+        arg.detach().clone().requires_grad_() if i in op.DIFFERENTIABLE and arg is not None else arg
         for i, arg in enumerate(inputs)
     ]
     assert torch.autograd.gradcheck(dispatch.load(name, backend), args)
@@ -195,9 +193,7 @@ class TestNearestCode:
         device = device_for("nearest_code", backend, torch.float32)
         x_ND, codes_KD = torch.randn(5, 3), torch.randn(4, 3)
         x_ND[2, 1], codes_KD[0, 0] = bad, bad
-        found = ops.nearest_code(
-            x_ND.to(device), codes_KD.to(device), stats=True, backend=backend
-        )
+        found = ops.nearest_code(x_ND.to(device), codes_KD.to(device), stats=True, backend=backend)
         assert found.distance_N.isnan().tolist() == [False, False, True, False, False]
         assert found.ids_N[2] == 0
         assert 0 not in found.ids_N[[0, 1, 3, 4]]

@@ -1,5 +1,6 @@
 """Training: it learns, stops, logs, and a killed run resumes to the very same weights."""
 
+import itertools
 import json
 import os
 import random
@@ -182,7 +183,7 @@ def test_rate_warms_up_and_falls():
     assert max(rates) == pytest.approx(0.1)
     assert np.argmax(rates) in (9, 10)
     assert rates[-1] == pytest.approx(0.05, rel=1e-2)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_batches_cover_every_series_once_an_epoch():

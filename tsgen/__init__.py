@@ -1,8 +1,62 @@
 """tsgen: learn a collection of time series and generate new ones, fast."""
 
-from tsgen.fit import fit
-from tsgen.model import Model, from_timevqvae
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-load = Model.load
+from tsgen.errors import TsgenError
+from tsgen.version import __version__
 
-__all__ = ["Model", "fit", "from_timevqvae", "load"]
+if TYPE_CHECKING:
+    from tsgen.bulk import generate, stream
+    from tsgen.bundled import load
+    from tsgen.compat import from_timevqvae
+    from tsgen.fit import fit
+    from tsgen.model import Model
+
+__all__ = [
+    "Model",
+    "TsgenError",
+    "__version__",
+    "fit",
+    "from_timevqvae",
+    "generate",
+    "load",
+    "stream",
+]
+
+# Read when first used: `tsgen --help` does not wait for torch.
+_HOMES = {
+    "Model": "tsgen.model",
+    "fit": "tsgen.fit",
+    "from_timevqvae": "tsgen.compat",
+    "generate": "tsgen.bulk",
+    "load": "tsgen.bundled",
+    "stream": "tsgen.bulk",
+}
+_MODULES = ("bundled", "config", "data", "errors", "formats", "metrics", "ops", "synthetic", "viz")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"tsgen.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tsgen' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # an import of the module tsgen.fit binds it here: tsgen.fit stays the function
+        if name == "fit" and isinstance(value, ModuleType):
+            value = value.fit
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, SupportsInt, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tsgen.config import SamplingConfig
-from tsgen.errors import bad_type, bad_value
+from tsgen.config import SamplingConfig, TokenizerConfig
+from tsgen.errors import ArgumentTypeError, bad_type, bad_value
+
+Indices = range | NDArray[np.int64]
 
 LARGEST = 2**62  # of counts and indices: what is added to them stays an int64
 
@@ -25,21 +31,29 @@ def count(value: object, name: str, *, at_least: int = 1) -> int:
     return number
 
 
-def check_seed(seed: object) -> None:
-    """Refuse what is no seed."""
+def check_seed(seed: object) -> int:
+    """A seed: 64 bits."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise bad_type("seed", "a whole number", seed)
-    if not 0 <= int(cast(SupportsInt, seed)) < 2**64:
-        raise bad_value("seed", "a whole number from 0 to 2**64 - 1", seed)
+    number = int(cast(SupportsInt, seed))
+    if not 0 <= number < 2**64:
+        raise bad_value("seed", "a whole number from 0 to 2**64 - 1", number)
+    return number
 
 
-def sample_indices(n: object, indices: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The absolute indices of the samples asked for: the first n, or those named."""
+def sample_indices(n: object, indices: Sequence[int] | NDArray[np.int64] | None) -> Indices:
+    """The absolute indices of the samples asked for: the first n, or those named.
+
+    The first n are a range: a stream of 10^9 takes no memory for their numbers.
+    """
     if (n is None) == (indices is None):
         raise bad_value("n", "either n or indices", "both" if n is not None else "neither")
     if indices is None:
-        return np.arange(count(n, "n", at_least=0), dtype=np.int64)
-    index = np.asarray(indices)
+        return range(count(n, "n", at_least=0))
+    try:
+        index = np.asarray(indices)
+    except ValueError as error:  # a ragged list
+        raise bad_value("indices", "whole numbers (n,)", error) from error
     if index.size == 0 and index.ndim == 1:
         return np.empty(0, dtype=np.int64)
     if index.ndim != 1 or index.dtype.kind not in "iu":
@@ -54,11 +68,50 @@ def changed(defaults: SamplingConfig, changes: dict[str, Any], bands: int) -> Sa
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
     if unknown := set(changes) - set(names):
         raise bad_value("settings", f"only {', '.join(names)}", ", ".join(sorted(unknown)))
-    changes = dict(changes)
+    changes = {name: plain(value) for name, value in changes.items()}
     for name in ("steps", "choice_temperature"):
         if name in changes:
             value = changes[name]
-            changes[name] = tuple(value) if isinstance(value, tuple | list) else (value,) * bands
+            changes[name] = value if isinstance(value, tuple) else (value,) * bands
             if len(changes[name]) != bands:
                 raise bad_value(name, f"one number, or {bands}: one a band", value)
     return dataclasses.replace(defaults, **changes)
+
+
+def plain(value: Any) -> Any:
+    """numpy's numbers as Python's, lists as tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return tuple(plain(v) for v in value)
+    return value
+
+
+def token_ids(ids: object, config: TokenizerConfig) -> tuple[Tensor, ...]:
+    """Token ids (n, tokens) as one int64 tensor a band."""
+    sizes = [config.n_tokens(band) for band in range(config.bands)]
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:  # a ragged list
+        raise bad_value("ids", f"(n, {sum(sizes)})", error) from error
+    if array.dtype.kind not in "iu":
+        raise ArgumentTypeError(f"ids: wanted whole numbers, got dtype {array.dtype}")
+    if array.ndim != 2 or array.shape[1] != sum(sizes):
+        raise bad_value("ids", f"(n, {sum(sizes)})", array.shape)
+    bands: tuple[Tensor, ...] = torch.from_numpy(array.astype(np.int64)).split(sizes, dim=1)
+    for band, ids_BN in enumerate(bands):
+        K = config.n_codes[band]
+        if ids_BN.numel() and not 0 <= int(ids_BN.min()) <= int(ids_BN.max()) < K:
+            got = f"{int(ids_BN.min())} to {int(ids_BN.max())}"
+            raise bad_value("ids", f"0 to {K - 1} in band {band}", got)
+    return bands
+
+
+def path(value: object, name: str = "path") -> Path:
+    """Something that names a file or folder."""
+    if not isinstance(value, str | os.PathLike):
+        raise bad_type(name, "a path", value)
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise bad_value(name, "a path of text without NUL", repr(text))
+    return Path(text)

@@ -29,7 +29,11 @@ class Quantised(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """Codes of few dims, between a projection down and one up."""
+    """Codes of few dims, between a projection down and one up.
+
+    They are buffers that follow moving averages; with `orthogonal` above 0 a Parameter that
+    follows its gradient.
+    """
 
     codes_KD: Tensor
     counts_K: Tensor
@@ -58,15 +62,16 @@ class Codebook(nn.Module):
         """
         B, N, _ = z_BND.shape
         x_MD = self.down(z_BND)
-        if self.training and not self.started:
-            self.start(x_MD)
-        found = ops.nearest_code(x_MD.detach(), self.codes_KD.detach(), stats=self.training)
-        chosen_MD = self.codes_KD[found.ids_N]
+        if self.training:
+            self.prepare(x_MD.detach())
+        codes_KD = self.codes()
+        found = ops.nearest_code(x_MD.detach(), codes_KD.detach(), stats=self.training)
+        chosen_MD = codes_KD[found.ids_N]
         loss = self.loss(x_MD, chosen_MD) if self.training else x_MD.new_zeros(())
         # forward the code, backward to x as if nothing had happened
         q_MD = x_MD + (chosen_MD.detach() - x_MD).detach()
-        if self.training and not isinstance(self.codes_KD, nn.Parameter):
-            self.update(x_MD.detach(), found)
+        if self.training:
+            self.update(found)
         z_BND = self.project_out(q_MD).view(B, N, -1)
         return Quantised(z_BND, found.ids_N.view(B, N), loss, found.counts_K)
 
@@ -75,13 +80,18 @@ class Codebook(nn.Module):
         x_MD = self.project_in(z_BND.reshape(-1, z_BND.shape[-1]))
         return F.normalize(x_MD, dim=-1) if self.config.codebook == "cosine" else x_MD
 
+    def codes(self) -> Tensor:
+        """The codes as they are compared and decoded: (K, code_dim), of length 1 if cosine."""
+        cosine = self.config.codebook == "cosine"
+        return F.normalize(self.codes_KD, dim=-1) if cosine else self.codes_KD
+
     def encode(self, z_BND: Tensor) -> Tensor:
         """Code ids (B, N) of latents (B, N, hidden_dim). Changes nothing."""
-        return ops.nearest_code(self.down(z_BND), self.codes_KD).ids_N.view(z_BND.shape[:2])
+        return ops.nearest_code(self.down(z_BND), self.codes()).ids_N.view(z_BND.shape[:2])
 
     def decode(self, ids_BN: Tensor) -> Tensor:
         """Latents (B, N, hidden_dim) of code ids (B, N)."""
-        return cast(Tensor, self.project_out(F.embedding(ids_BN, self.codes_KD)))
+        return cast(Tensor, self.project_out(F.embedding(ids_BN, self.codes())))
 
     def loss(self, x_MD: Tensor, chosen_MD: Tensor) -> Tensor:
         """Commitment; with codes that learn by gradient also their own pull and orthogonality."""
@@ -92,9 +102,16 @@ class Codebook(nn.Module):
         return loss + pull + self.config.orthogonal * orthogonality(self.codes_KD)
 
     @torch.no_grad()
+    def prepare(self, x_MD: Tensor) -> None:
+        """Before a training batch: the k-means start, and new places for codes without use."""
+        if not self.started:
+            self.start(x_MD)
+        elif self.config.restart_below > 0:
+            self.restart(x_MD)
+
     def start(self, x_MD: Tensor) -> None:
         """Set the codes by k-means on vectors of their space (M, code_dim)."""
-        codes_KD, counts_K = kmeans(x_MD.detach(), len(self.codes_KD), self.config.codebook)
+        codes_KD, counts_K = kmeans(x_MD, len(self.codes_KD), self.config.codebook)
         if dist.is_initialized():
             dist.broadcast(codes_KD, 0)
             dist.broadcast(counts_K, 0)
@@ -102,24 +119,6 @@ class Codebook(nn.Module):
         self.counts_K.copy_(counts_K)
         self.sums_KD.copy_(codes_KD * counts_K[:, None])
         self.started.fill_(True)
-
-    @torch.no_grad()
-    def update(self, x_MD: Tensor, found: ops.Nearest) -> None:
-        """Move the averages towards this batch, over all ranks, and the codes to them."""
-        counts_K, sums_KD = found.counts_K.to(self.counts_K.dtype), found.sums_KD
-        if dist.is_initialized():
-            dist.all_reduce(counts_K)
-            dist.all_reduce(sums_KD)
-        decay, K = self.config.ema_decay, len(counts_K)
-        self.counts_K.lerp_(counts_K, 1 - decay)
-        self.sums_KD.lerp_(sums_KD, 1 - decay)
-        total = self.counts_K.sum()
-        smooth_K = (self.counts_K + SMOOTHING) / (total + K * SMOOTHING) * total
-        self.codes_KD.copy_(self.sums_KD / smooth_K[:, None])
-        if self.config.restart_below > 0:
-            self.restart(x_MD)
-        if self.config.codebook == "cosine":
-            self.codes_KD.copy_(F.normalize(self.codes_KD, dim=-1))
 
     def restart(self, x_MD: Tensor) -> None:
         """Move codes that are hardly used to random vectors of the batch, averages included."""
@@ -132,6 +131,22 @@ class Codebook(nn.Module):
         self.codes_KD.copy_(torch.where(dead_K1, new_KD, self.codes_KD))
         self.sums_KD.copy_(torch.where(dead_K1, new_KD, self.sums_KD))
         self.counts_K.copy_(torch.where(dead_K1[:, 0], 1, self.counts_K))
+
+    @torch.no_grad()
+    def update(self, found: ops.Nearest) -> None:
+        """Move the averages towards this batch, over all ranks, and the codes to them."""
+        counts_K, sums_KD = found.counts_K.to(self.counts_K.dtype), found.sums_KD
+        if dist.is_initialized():
+            dist.all_reduce(counts_K)
+            dist.all_reduce(sums_KD)
+        decay, K = self.config.ema_decay, len(counts_K)
+        self.counts_K.lerp_(counts_K, 1 - decay)
+        self.sums_KD.lerp_(sums_KD, 1 - decay)
+        if isinstance(self.codes_KD, nn.Parameter):
+            return
+        total = self.counts_K.sum()
+        smooth_K = (self.counts_K + SMOOTHING) / (total + K * SMOOTHING) * total
+        self.codes_KD.copy_(self.sums_KD / smooth_K[:, None])
 
 
 def orthogonality(codes_KD: Tensor) -> Tensor:

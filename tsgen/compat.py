@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tsgen.config import PRESETS, ModelConfig, PriorConfig, SamplingConfig, TokenizerConfig
+from tsgen.data import Labels, Scaler
 from tsgen.errors import bad_type
 from tsgen.layers import Attention, Block, DownBlock, ResBlock, Snake, UpBlock, UpConv
+from tsgen.model import Model
 from tsgen.network import Network
 from tsgen.prior import Prior
 from tsgen.tokenizer import Band
@@ -27,7 +29,8 @@ def network_from_timevqvae(maskgit: Any) -> Network:
     for name in ("vqvae", "transformer_l", "transformer_h", "masking_logic", "sampling_logic"):
         if not hasattr(maskgit, name):
             raise bad_type("maskgit", "a timevqvae.maskgit.MaskGIT", maskgit)
-    network = Network(config_of(maskgit))
+    with torch.random.fork_rng():  # the first weights are drawn, and all overwritten
+        network = Network(config_of(maskgit))
     vqvae = maskgit.vqvae
     with torch.no_grad():
         for band, end in zip(network.tokenizer.each(), "lh", strict=True):
@@ -160,7 +163,10 @@ def copy_layer(mine: nn.Module, theirs: Any) -> None:
         copy_snake(mine.snake_in, snake_in)
         copy_snake(mine.snake_out, snake_out)
         copy_norm(mine.snake_out.norm, norm)
-        pairs: list[tuple[nn.Module, Any]] = [(mine.depthwise_in, dw_in), (mine.pointwise_in, pw_in)]
+        pairs: list[tuple[nn.Module, Any]] = [
+            (mine.depthwise_in, dw_in),
+            (mine.pointwise_in, pw_in),
+        ]
         pairs += [(mine.depthwise_out, dw_out), (mine.pointwise_out, pw_out)]
         if not isinstance(mine.skip, nn.Identity):
             pairs.append((mine.skip, theirs.proj))
@@ -217,3 +223,20 @@ def copy_block(mine: Block, attention: Any, feed_forward: Any) -> None:
     copy(mine.feed_forward.up, up)
     copy(mine.feed_forward.norm_mid, norm_mid)
     copy(mine.feed_forward.down, down)
+
+
+def from_timevqvae(
+    maskgit: Any, scaler: Scaler | None = None, labels: Labels | None = None
+) -> Model:
+    """A Model with the weights of a trained `timevqvae.maskgit.MaskGIT` (1.0.1).
+
+    maskgit:  the trained MaskGIT
+    scaler:   how its training data were scaled; None: not at all
+    labels:   names of its classes; None: "0", "1", ...
+    raises:   ArgumentTypeError for anything else
+    """
+    network = network_from_timevqvae(maskgit)
+    C, n_classes = network.config.tokenizer.n_channels, network.config.n_classes
+    if labels is None and n_classes:
+        labels = Labels(tuple(str(i) for i in range(n_classes)))
+    return Model(network, scaler or Scaler((0.0,) * C, (1.0,) * C), labels)

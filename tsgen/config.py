@@ -10,17 +10,36 @@ from typing import Any
 
 from tsgen.errors import bad_value
 
+LARGEST = 2**24  # of every size: far beyond use, and no file makes us loop or allocate for ever
 
-def positive(name: str, value: float, *, at_least: float = 1) -> None:
-    """Refuse what is not a number from `at_least` on."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not value >= at_least or not math.isfinite(value):
-        raise bad_value(name, f"a number from {at_least} on", value)
+
+def whole(name: str, value: object, *, at_least: int = 1, at_most: int = LARGEST) -> None:
+    """Refuse what is not a whole number in this range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+        raise bad_value(name, f"a whole number from {at_least} to {at_most}", repr(value))
+
+
+def number(
+    name: str, value: object, *, at_least: float = 0, below: float = math.inf, more: bool = False
+) -> None:
+    """Refuse what is not a finite number in this range; `more`: the lower end is left out."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not at_least <= float(value) < below or (more and value == at_least):  # type: ignore[arg-type]
+        low = f"above {at_least}" if more else f"from {at_least}"
+        high = f" and below {below}" if below < math.inf else ""
+        raise bad_value(name, f"a finite number {low}{high}", repr(value))
+
+
+def each(name: str, values: object, n: int, what: str = "one a band") -> tuple[Any, ...]:
+    """Refuse what is not a tuple of n."""
+    if not isinstance(values, tuple) or len(values) != n:
+        raise bad_value(name, f"a tuple of {n}, {what}", repr(values))
+    return values
 
 
 def one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Refuse what is not among `choices`."""
-    if value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise bad_value(name, f"one of {', '.join(map(repr, choices))}", repr(value))
 
 
@@ -52,21 +71,18 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         one_of("bands", self.bands, (1, 2))
         one_of("codebook", self.codebook, ("euclidean", "cosine"))
-        positive("length", self.length, at_least=2)
-        positive("n_fft", self.n_fft, at_least=2)
+        whole("length", self.length, at_least=2)
+        whole("n_fft", self.n_fft, at_least=2, at_most=max(4, 2 * self.length))
         for name in ("n_channels", "init_dim", "max_dim", "hidden_dim", "code_dim"):
-            positive(name, getattr(self, name))
-        for name in ("n_resblocks", "commitment", "orthogonal", "restart_below"):
-            positive(name, getattr(self, name), at_least=0)
+            whole(name, getattr(self, name))
+        whole("n_resblocks", self.n_resblocks, at_least=0, at_most=1000)
+        for name in ("commitment", "orthogonal", "restart_below"):
+            number(name, getattr(self, name))
         for name in ("dropout", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise bad_value(name, "a number in [0, 1)", getattr(self, name))
+            number(name, getattr(self, name), below=1)
         for name in ("token_width", "n_codes"):
-            values = getattr(self, name)
-            if len(values) != self.bands:
-                raise bad_value(name, f"{self.bands} numbers, one a band", values)
-            for value in values:
-                positive(name, value)
+            for value in each(name, getattr(self, name), self.bands):
+                whole(name, value)
 
     @property
     def hop(self) -> int:
@@ -122,11 +138,11 @@ class PriorConfig:
     dropout: float = 0.3  # of the embeddings of known tokens
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "hidden_dim", "n_layers", "n_heads", "head_dim"):
-            positive(name, getattr(self, name))
-        positive("ff_mult", self.ff_mult, at_least=3 / 2 / self.hidden_dim)
-        if not 0 <= self.dropout < 1:
-            raise bad_value("dropout", "a number in [0, 1)", self.dropout)
+        for name in ("embed_dim", "hidden_dim", "n_heads", "head_dim"):
+            whole(name, getattr(self, name))
+        whole("n_layers", self.n_layers, at_most=1000)
+        number("ff_mult", self.ff_mult, at_least=3 / 2 / self.hidden_dim, below=1000)
+        number("dropout", self.dropout, below=1)
 
     @property
     def ff_dim(self) -> int:
@@ -151,17 +167,14 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
-        for steps in self.steps:
-            if not isinstance(steps, int) or not 1 <= steps < 2**16:
-                raise bad_value("steps", "whole numbers from 1 to 65535", self.steps)
+        for value in each("steps", self.steps, len(self.choice_temperature)):
+            whole("steps", value, at_most=2**16 - 1)
         for value in self.choice_temperature:
-            positive("choice_temperature", value, at_least=0)
-        positive("temperature", self.temperature, at_least=0)
-        if not isinstance(self.guidance, int | float) or not math.isfinite(self.guidance):
-            raise bad_value("guidance", "a finite number", self.guidance)
-        positive("top_k", self.top_k, at_least=0)
-        if not isinstance(self.top_p, int | float) or not 0 < self.top_p <= 1:
-            raise bad_value("top_p", "a number in (0, 1]", self.top_p)
+            number("choice_temperature", value)
+        number("temperature", self.temperature)
+        number("guidance", self.guidance, at_least=-LARGEST)
+        whole("top_k", self.top_k, at_least=0)
+        number("top_p", self.top_p, below=math.nextafter(1, 2), more=True)
 
 
 @dataclass(frozen=True)
@@ -179,17 +192,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         one_of("band_alignment", self.band_alignment, ("time", "flat"))
         one_of("mask_polarity", self.mask_polarity, ("mask", "keep"))
-        positive("n_classes", self.n_classes, at_least=0)
-        if not 0 <= self.p_unconditional <= 1:
-            raise bad_value("p_unconditional", "a number in [0, 1]", self.p_unconditional)
+        whole("n_classes", self.n_classes, at_least=0)
+        number("p_unconditional", self.p_unconditional, below=math.nextafter(1, 2))
         bands = self.tokenizer.bands
-        for name, values in (
-            ("priors", self.priors),
-            ("steps", self.sampling.steps),
-            ("choice_temperature", self.sampling.choice_temperature),
-        ):
-            if len(values) != bands:
-                raise bad_value(name, f"{bands}, one a band", len(values))
+        each("priors", self.priors, bands)
+        each("steps", self.sampling.steps, bands)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -231,7 +238,7 @@ class Preset:
 PRESETS = {
     "base": Preset(
         tokenizer={"restart_below": 0.05},
-        priors=(PriorConfig(), PriorConfig(hidden_dim=128, n_layers=2)),
+        priors=(PriorConfig(), PriorConfig(hidden_dim=64, n_layers=2, head_dim=32)),
     ),
     "large": Preset(
         tokenizer={"init_dim": 16, "max_dim": 256, "hidden_dim": 256, "restart_below": 0.05},

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsgen import checkpoint
+from tsgen import arguments, checkpoint
 from tsgen.config import PRESETS, ModelConfig, Preset, SamplingConfig, TokenizerConfig, one_of
 from tsgen.data import Labels, Scaler, as_series
 from tsgen.errors import FileError, bad_value
@@ -60,11 +60,15 @@ def fit(
     """
     array = as_series(X, layout=layout)
     labels = None if y is None else Labels.fit(y)
-    classes = np.zeros(len(array), dtype=np.int64) if labels is None else labels.encode(y, len(array))
+    classes = (
+        np.zeros(len(array), dtype=np.int64) if labels is None else labels.encode(y, len(array))
+    )
     config = train_config(training)
     sizes = {"n_fft": n_fft, "bands": bands, "n_codes": n_codes}
-    model = model_config(array, labels, preset, {k: v for k, v in sizes.items() if v is not None})
-    run = Run(array, classes, labels, model, config, Path(out) if out is not None else None)
+    sizes = {k: arguments.plain(v) for k, v in sizes.items() if v is not None}
+    model = model_config(array, labels, preset, sizes)
+    folder = None if out is None else arguments.path(out, "out")
+    run = Run(array, classes, labels, model, config, folder)
     return run.train(resume, progress)
 
 
@@ -73,12 +77,10 @@ def train_config(settings: dict[str, Any]) -> TrainConfig:
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     if unknown := set(settings) - set(names):
         raise bad_value("training", f"only {', '.join(names)}", ", ".join(sorted(unknown)))
+    settings = {name: arguments.plain(value) for name, value in settings.items()}
     for name in ("steps", "learning_rate"):
-        value = settings.get(name)
-        if isinstance(value, int | float):
-            settings[name] = (value, value)
-        elif isinstance(value, list):
-            settings[name] = tuple(value)
+        if isinstance(settings.get(name), int | float):
+            settings[name] = (settings[name],) * 2
     return TrainConfig(**settings)
 
 
@@ -96,7 +98,7 @@ def model_config(
     if bands == 1:
         values = {"token_width": (32,), "n_codes": (1024,)} | values
     codes = values.get("n_codes", (1024,) * bands)
-    values["n_codes"] = (codes,) * bands if isinstance(codes, int) else tuple(codes)
+    values["n_codes"] = codes if isinstance(codes, tuple) else (codes,) * bands
     tokenizer = TokenizerConfig(n_channels=C, length=L, **values)
     if preset.adapt_codes and "n_codes" not in sizes:
         fewer = tuple(enough_codes(n, tokenizer, band) for band in range(bands))

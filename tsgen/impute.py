@@ -26,7 +26,9 @@ def filled(x_NCL: Floats) -> Floats:
     return out
 
 
-def known_tokens(missing_NL: NDArray[np.bool_], config: TokenizerConfig, band: int) -> NDArray[np.bool_]:
+def known_tokens(
+    missing_NL: NDArray[np.bool_], config: TokenizerConfig, band: int
+) -> NDArray[np.bool_]:
     """(n, tokens of the band): True where the token's own time, and a window about it, is known."""
     rows, columns = config.grid(band)
     stride = config.hop << config.n_halvings(band)  # samples between tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,15 +14,32 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tsgen import arguments, checkpoint, impute
-from tsgen.compat import network_from_timevqvae
+from tsgen.arguments import Indices
 from tsgen.config import ModelConfig, SamplingConfig
 from tsgen.data import Labels, Scaler, as_series
-from tsgen.errors import FileError, bad_type, bad_value
+from tsgen.errors import ArgumentError, FileError, RunError, bad_value
 from tsgen.network import Network
 from tsgen.sampler import CHUNK, Request, Sampler
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Samples asked for, checked; memory only for what differs between them."""
+
+    index: Indices
+    classes: int | Ints  # one class id for all, or one for each
+    seed: int
+    settings: SamplingConfig
+
+    def request(self, part: slice) -> Request:
+        """Some of them, ready to draw."""
+        index = self.index[part]
+        index = np.arange(index.start, index.stop) if isinstance(index, range) else index
+        classes = np.broadcast_to(self.classes, len(self.index))[part]
+        return Request(index, np.ascontiguousarray(classes), seed=self.seed)
 
 
 class Model:
@@ -46,6 +63,16 @@ class Model:
         """Channels and samples of a series."""
         return self.config.tokenizer.n_channels, self.config.tokenizer.length
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.tokenizer.window_W.device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the weights; returns the model."""
+        self.network.to(device)
+        return self
+
     def __repr__(self) -> str:
         C, L = self.shape
         weights = sum(p.numel() for p in self.network.parameters())
@@ -59,32 +86,33 @@ class Model:
         label: object = None,
         seed: int = 0,
         indices: Sequence[int] | Ints | None = None,
-        batch_size: int | None = None,
         strict: bool = True,
         progress: bool | None = None,
         **settings: Any,
     ) -> Floats:
         """New series.
 
-        n:           how many; or leave it out and name `indices`
-        label:       a class name or index, one for all or one for each; None draws without class
-        seed:        0 to 2**64 - 1. Sample i depends on (model, seed, i, its label, settings) alone
-        indices:     absolute sample indices: generate(10)[3] == generate(indices=[3])[0]
-        batch_size:  accepted for symmetry with `stream`; changes nothing in the result
-        strict:      keep the above true to the bit; False is faster for a handful of series
-        progress:    show a bar; None shows one where it is watched and lasts
-        settings:    of tsgen.config.SamplingConfig: steps, temperature, choice_temperature,
-                     guidance, schedule, top_k, top_p
-        returns:     (n, channels, length) float32, in the units of the training data
-        raises:      ArgumentError, ArgumentTypeError
+        n:         how many; or leave it out and name `indices`
+        label:     a class name or index, one for all or one for each; None draws without class
+        seed:      0 to 2**64 - 1. Sample i depends on (model, seed, i, its label, settings) alone
+        indices:   absolute sample indices: generate(10)[3] == generate(indices=[3])[0]
+        strict:    keep the above true to the bit; False is faster for a handful of series
+        progress:  show a bar; None shows one on a terminal, where it lasts
+        settings:  of tsgen.config.SamplingConfig: steps, temperature, choice_temperature,
+                   guidance, schedule, top_k, top_p
+        returns:   (n, channels, length) float32, in the units of the training data
+        raises:    ArgumentError, ArgumentTypeError
         """
-        index, classes, how = self.order(n, label, seed, indices, batch_size, settings)
-        out = np.empty((len(index), *self.shape), dtype=np.float32)
-        request = Request(index, classes, seed=seed)
-        with bar(len(index), progress) as shown:
-            for places, _, series in Sampler(self.network, strict=strict).draw(request, how):
-                out[places] = self.scaler.undo(series.cpu().numpy())
-                shown.update(len(places))
+        order = self.order(n, label, seed, indices, settings)
+        try:
+            out = np.empty((len(order.index), *self.shape), dtype=np.float32)
+        except (MemoryError, ValueError) as error:
+            hint = "use stream(), or tsgen.generate(..., out=folder)"
+            raise bad_value("n", f"as many series as memory holds ({hint})", n) from error
+        with bar(len(out), progress) as shown:
+            for part, series in self.drawn(order, strict, CHUNK):
+                out[part] = series
+                shown.update(len(series))
         return out
 
     def stream(
@@ -103,36 +131,49 @@ class Model:
         batch_size:  series a batch, default as many as are computed together
         yields:      (batch_size or fewer, channels, length) float32
         """
-        index, classes, how = self.order(n, label, seed, indices, batch_size, settings)
-        return self.batches(index, classes, seed, batch_size or CHUNK, strict, how)
+        size = CHUNK if batch_size is None else arguments.count(batch_size, "batch_size")
+        order = self.order(n, label, seed, indices, settings)
+        return self.batches(order, size, strict)
 
-    def batches(
-        self,
-        index: Ints,
-        classes: Ints,
-        seed: int,
-        batch_size: int,
-        strict: bool,
-        settings: SamplingConfig,
-    ) -> Iterator[Floats]:
+    def batches(self, order: Order, batch_size: int, strict: bool) -> Iterator[Floats]:
         """Whole chunks are computed however small the batches are, and cut up."""
-        sampler, held = Sampler(self.network, strict=strict), np.empty((0, *self.shape), np.float32)
-        step = max(CHUNK, batch_size // CHUNK * CHUNK)
-        for first in range(0, len(index), step):
-            part = slice(first, first + step)
-            request = Request(index[part], classes[part], seed=seed)
-            out = np.empty((len(request.index_B), *self.shape), dtype=np.float32)
-            for places, _, series in sampler.draw(request, settings):
-                out[places] = self.scaler.undo(series.cpu().numpy())
-            held = np.concatenate([held, out])
-            while len(held) >= batch_size:
-                yield held[:batch_size].copy()
-                held = held[batch_size:]
-        if len(held):
-            yield held
+        held: list[Floats] = []
+        for _, series in self.drawn(order, strict, max(CHUNK, batch_size // CHUNK * CHUNK)):
+            held.append(series)
+            while sum(map(len, held)) >= batch_size:
+                joined = np.concatenate(held)
+                yield joined[:batch_size].copy()
+                held = [joined[batch_size:]]
+        if sum(map(len, held)):
+            yield np.concatenate(held)
+
+    def drawn(self, order: Order, strict: bool, step: int) -> Iterator[tuple[slice, Floats]]:
+        """The series of an order, `step` at a time and in its sequence."""
+        sampler = Sampler(self.network, strict=strict)
+        # named indices may lie in one chunk wherever they stand: then all at once
+        step = step if isinstance(order.index, range) else max(step, len(order.index))
+        for first in range(0, len(order.index), step):
+            part = slice(first, min(first + step, len(order.index)))
+            yield part, self.series(sampler, order.request(part), order.settings)
+
+    def series(self, sampler: Sampler, request: Request, settings: SamplingConfig) -> Floats:
+        """The series of a request, in the data's units."""
+        out = np.empty((len(request.index_B), *self.shape), dtype=np.float32)
+        for places, _, series in sampler.draw(request, settings):
+            scaled = series.float().cpu().numpy()
+            if not np.isfinite(scaled).all():
+                raise RunError("model: wanted finite series, got NaN or infinity; is it trained?")
+            out[places] = self.scaler.undo(scaled)
+        return out
 
     def impute(
-        self, x: object, *, label: object = None, seed: int = 0, layout: str = "nct", **settings: Any
+        self,
+        x: object,
+        *,
+        label: object = None,
+        seed: int = 0,
+        layout: str = "nct",
+        **settings: Any,
     ) -> Floats:
         """Fill in what is missing.
 
@@ -143,21 +184,20 @@ class Model:
         """
         array = as_series(x, layout=layout, name="x", allow_nan=True)
         self.check_shape(array)
-        _, classes, how = self.order(len(array), label, seed, None, None, settings)
-        missing: NDArray[np.bool_] = np.isnan(array)
+        return self.filled(array, self.order(len(array), label, seed, None, settings))
+
+    def filled(self, array: Floats, order: Order) -> Floats:
+        """`impute`, once all is checked."""
+        missing = np.isnan(array)
         if not missing.any():
             return array
+        request = order.request(slice(None))
         known = self.known(array, np.asarray(missing.any(axis=1)))
-        request = Request(np.arange(len(array)), classes, known=known, seed=seed)
-        drawn = np.empty_like(array)
-        for places, _, series in Sampler(self.network).draw(request, how):
-            drawn[places] = self.scaler.undo(series.cpu().numpy())
-        return impute.stitched(array, drawn, fade=self.fade)
-
-    @property
-    def fade(self) -> int:
-        """Samples of one token of the lowest band: how far a border's difference is carried."""
-        return self.config.tokenizer.hop << self.config.tokenizer.n_halvings(0)
+        request = Request(request.index_B, request.class_B, known, request.seed)
+        drawn = self.series(Sampler(self.network), request, order.settings)
+        config = self.config.tokenizer
+        # a border's difference is carried as far as one token of the lowest band reaches
+        return impute.stitched(array, drawn, fade=config.hop << config.n_halvings(0))
 
     def known(self, array: Floats, missing_NL: NDArray[np.bool_]) -> list[Tensor]:
         """Token ids of every band, [MASK] where they have to be drawn."""
@@ -192,17 +232,18 @@ class Model:
         """
         C, L = self.shape
         past = as_series(history, layout=layout, name="history", allow_nan=True)
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 0 < horizon < L:
+        horizon, n = arguments.count(horizon, "horizon"), arguments.count(n, "n")
+        if horizon >= L:
             raise bad_value("horizon", f"a whole number from 1 to {L - 1}", horizon)
-        arguments.count(n, "n")
         if past.shape[1] != C:
             raise bad_value("history", f"{C} channels", past.shape[1])
         m, past = len(past), past[:, :, -(L - horizon) :]
+        order = self.order(m, label, seed, None, settings)
+        classes = np.repeat(np.broadcast_to(order.classes, m), n)
         window = np.full((m, C, L), np.nan, dtype=np.float32)
         window[:, :, L - horizon - past.shape[2] : L - horizon] = past
-        if label is not None and self.labels is not None:
-            label = np.repeat(self.class_ids(label, m), n)
-        out = self.impute(np.repeat(window, n, axis=0), label=label, seed=seed, **settings)
+        each = Order(range(m * n), classes, order.seed, order.settings)
+        out = self.filled(np.repeat(window, n, axis=0), each)
         return out[:, :, L - horizon :].reshape(m, n, C, horizon)
 
     def encode(self, x: object, *, layout: str = "nct") -> Ints:
@@ -219,30 +260,13 @@ class Model:
 
         raises:  ArgumentError, ArgumentTypeError
         """
-        config = self.config.tokenizer
-        sizes = [config.n_tokens(band) for band in range(config.bands)]
-        array = np.asarray(ids)
-        if array.dtype.kind not in "iu":
-            raise bad_type("ids", "whole numbers", ids)
-        if array.ndim != 2 or array.shape[1] != sum(sizes):
-            raise bad_value("ids", f"(n, {sum(sizes)})", array.shape)
-        bands = torch.from_numpy(array.astype(np.int64)).split(sizes, dim=1)
-        for band, ids_BN in enumerate(bands):
-            K = config.n_codes[band]
-            if ids_BN.numel() and not 0 <= int(ids_BN.min()) <= int(ids_BN.max()) < K:
-                got = f"{int(ids_BN.min())} to {int(ids_BN.max())}"
-                raise bad_value("ids", f"0 to {K - 1} in band {band}", got)
-        out = np.empty((len(array), *self.shape), dtype=np.float32)
-        for first in range(0, len(array), CHUNK):
+        bands = arguments.token_ids(ids, self.config.tokenizer)
+        out = np.empty((len(bands[0]), *self.shape), dtype=np.float32)
+        for first in range(0, len(out), CHUNK):
             part = slice(first, first + CHUNK)
             series = self.network.tokenizer.decode([b[part].to(self.device) for b in bands])
             out[part] = self.scaler.undo(series.cpu().numpy())
         return out
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.network.tokenizer.window_W.device
 
     def tokens(self, array: Floats) -> list[Tensor]:
         """Token ids of every band, in chunks."""
@@ -257,38 +281,34 @@ class Model:
             C, L = self.shape
             raise bad_value("x", f"(n, {C}, {L})", array.shape)
 
-    def class_ids(self, label: object, n: int) -> Ints:
-        """Class ids (n,) int64; n_classes where there is none."""
-        if label is None:
-            return np.full(n, self.config.n_classes, dtype=np.int64)
-        if self.labels is None:
-            raise bad_value("label", "None: this model was trained without labels", repr(label))
-        return self.labels.encode(label, n)
-
     def order(
         self,
         n: int | None,
         label: object,
         seed: int,
         indices: Sequence[int] | Ints | None,
-        batch_size: int | None,
         settings: dict[str, Any],
-    ) -> tuple[Ints, Ints, SamplingConfig]:
-        """Everything checked before any work: sample indices, class ids, settings."""
+    ) -> Order:
+        """Everything checked before any work."""
         index = arguments.sample_indices(n, indices)
-        arguments.check_seed(seed)
-        if batch_size is not None:
-            arguments.count(batch_size, "batch_size")
-        return index, self.class_ids(label, len(index)), self.settings(settings)
+        how = self.settings(settings)
+        classes = self.class_ids(label, len(index))
+        return Order(index, classes, arguments.check_seed(seed), how)
 
     def settings(self, changes: dict[str, Any]) -> SamplingConfig:
-        """The model's own defaults with some changes; one number serves all bands."""
-        return arguments.changed(self.config.sampling, changes, self.config.tokenizer.bands)
+        """The model's own defaults of sampling with some changes."""
+        bands = self.config.tokenizer.bands
+        return arguments.changed(self.config.sampling, changes, bands)
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move the weights; returns the model."""
-        self.network.to(device)
-        return self
+    def class_ids(self, label: object, n: int) -> int | Ints:
+        """One class id for all, or one for each of n; n_classes where there is no label."""
+        if label is None:
+            return self.config.n_classes
+        if self.labels is None:
+            raise bad_value("label", "None: this model was trained without labels", repr(label))
+        if isinstance(label, str | int | np.generic) or np.ndim(label) == 0:  # type: ignore[arg-type]
+            return int(self.labels.encode(label)[0])
+        return self.labels.encode(label, n)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder with config.json and safetensors; all of it or nothing.
@@ -302,7 +322,7 @@ class Model:
             "labels": labels,
         }
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        checkpoint.write_folder(Path(path), config, tensors, kind="model")
+        checkpoint.write_folder(arguments.path(path), config, tensors, kind="model")
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:
@@ -310,32 +330,20 @@ class Model:
 
         raises:  FileError for anything that is not a whole, unaltered model
         """
-        config, tensors = checkpoint.read_folder(Path(path), kind="model")
+        folder = arguments.path(path)
+        config, tensors = checkpoint.read_folder(folder, kind="model")
         try:
-            network = Network(ModelConfig.from_dict(config["model"]))
+            sizes = ModelConfig.from_dict(config["model"])
             scaler = Scaler.from_dict(config["scaler"])
             labels = Labels.from_dict(config["labels"]) if config["labels"] else None
-        except (KeyError, ValueError, TypeError) as error:
+            if len(scaler.mean) != sizes.tokenizer.n_channels:
+                raise bad_value("scaler", f"{sizes.tokenizer.n_channels} channels", scaler)
+            if sizes.n_classes != (len(labels.names) if labels else 0):
+                raise bad_value("labels", f"{sizes.n_classes} names", labels)
+        except (KeyError, ArgumentError, TypeError) as error:
             raise FileError(f"{path}: wanted a tsgen model, got a damaged one: {error}") from error
-        wanted = {k: (v.shape, v.dtype) for k, v in network.state_dict().items()}
-        checkpoint.check_tensors(tensors, wanted, Path(path))
-        network.load_state_dict(tensors)
-        return Model(network, scaler, labels)
-
-
-def from_timevqvae(maskgit: Any, scaler: Scaler | None = None, labels: Labels | None = None) -> Model:
-    """A Model with the weights of a trained `timevqvae.maskgit.MaskGIT` (1.0.1).
-
-    maskgit:  the trained MaskGIT
-    scaler:   how its training data were scaled; None: not at all
-    labels:   names of its classes; None: "0", "1", ...
-    raises:   ArgumentTypeError for anything else
-    """
-    network = network_from_timevqvae(maskgit)
-    C, n_classes = network.config.tokenizer.n_channels, network.config.n_classes
-    if labels is None and n_classes:
-        labels = Labels(tuple(str(i) for i in range(n_classes)))
-    return Model(network, scaler or Scaler((0.0,) * C, (1.0,) * C), labels)
+        checkpoint.check_tensors(tensors, Network.shapes(sizes), folder)
+        return Model(Network.from_state(sizes, tensors), scaler, labels)
 
 
 def bar(total: int, progress: bool | None) -> Any:

@@ -2,11 +2,12 @@
 
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tsgen.config import ModelConfig
 from tsgen.prior import Prior
-from tsgen.tokenizer import Tokenizer
+from tsgen.tokenizer import Tokenizer, stft_window
 
 
 class Network(nn.Module):
@@ -17,6 +18,22 @@ class Network(nn.Module):
         self.config = config
         self.tokenizer = Tokenizer(config.tokenizer)
         self.priors = nn.ModuleList([Prior(config, b) for b in range(config.tokenizer.bands)])
+
+    @staticmethod
+    def shapes(config: ModelConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Shape and dtype of every tensor in the state of such a network; allocates none."""
+        with torch.device("meta"):
+            state = Network(config).state_dict()
+        return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+    @staticmethod
+    def from_state(config: ModelConfig, state: dict[str, Tensor]) -> "Network":
+        """A network with these weights, in eval mode. No random number is drawn."""
+        with torch.device("meta"):
+            network = Network(config)
+        network.load_state_dict(state, assign=True)
+        network.tokenizer.window_W = stft_window(config.tokenizer)  # not part of the state
+        return network.eval()
 
     def each_prior(self) -> list[Prior]:
         """The priors, low band first."""

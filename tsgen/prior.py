@@ -19,12 +19,18 @@ from tsgen.layers import Block, folded, take
 
 
 class Context(nn.Module):
-    """What the high band sees of the low one: its tokens, brought to the high band's places."""
+    """What the high band sees of the low one: its tokens, brought to the high band's places.
+
+    Aligned in "time" the convolutions run on the low band's few tokens, and a token of the high
+    band gets what stands at its time. "flat", as timevqvae 1.0.1 has it, stretches the low tokens
+    over the high ones, rows after rows, and then convolves: eight times the work, and a token of
+    row r sees other times than its own.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         E = config.priors[1].embed_dim
-        self.low_grid, self.high_grid = config.tokenizer.grid(0), config.tokenizer.grid(1)
+        self.rows, self.width = config.tokenizer.grid(1)
         self.aligned = config.band_alignment == "time"
         self.embed = nn.Embedding(config.tokenizer.n_codes[0] + 1, E)
         self.conv_in = nn.Conv1d(E, 2 * E, 7, padding=3)
@@ -34,18 +40,20 @@ class Context(nn.Module):
 
     def forward(self, low_BM: Tensor) -> Tensor:
         """(B, N, E) for the N places of the high band, from all M tokens of the low one."""
-        x_BME = F.dropout(self.embed(low_BM), self.dropout, self.training)
-        (rows, width), n_high = self.high_grid, self.high_grid[0] * self.high_grid[1]
-        x_BEN = F.interpolate(x_BME.mT, size=width if self.aligned else n_high, mode="nearest")
-        h = F.gelu(self.conv_in(x_BEN))
+        x_BEM = F.dropout(self.embed(low_BM), self.dropout, self.training).mT
+        if self.aligned:
+            x_BEW = F.interpolate(self.convolved(x_BEM), size=self.width, mode="nearest")
+            # every row of the high band shares the low band's time
+            return x_BEW.mT.repeat(1, self.rows, 1)
+        x_BEN = F.interpolate(x_BEM, size=self.rows * self.width, mode="nearest")
+        return self.convolved(x_BEN).mT
+
+    def convolved(self, x_BEM: Tensor) -> Tensor:
+        h = F.gelu(self.conv_in(x_BEM))
         if self.training:
-            h = self.norm(h)
-        else:
-            gain, shift = folded(self.norm)
-            h = torch.addcmul(shift[:, None], h, gain[:, None])
-        x_BNE = self.conv_out(h).mT
-        # every row of the high band shares the low band's time
-        return cast(Tensor, x_BNE.repeat(1, rows, 1) if self.aligned else x_BNE)
+            return cast(Tensor, self.conv_out(self.norm(h)))
+        gain, shift = folded(self.norm)
+        return cast(Tensor, self.conv_out(torch.addcmul(shift[:, None], h, gain[:, None])))
 
 
 class Folded(NamedTuple):
@@ -107,10 +115,7 @@ class Prior(nn.Module):
         *early, last = self.blocks
         for block in early:
             x_BTD = block(x_BTD)
-        if positions_BM is None:
-            x_BMD = last(x_BTD)[:, 1:]
-        else:
-            x_BMD = last(x_BTD, positions_BM + 1)
+        x_BMD = last(x_BTD)[:, 1:] if positions_BM is None else last(x_BTD, positions_BM + 1)
         return cast(Tensor, self.head_norm(F.gelu(self.head_in(x_BMD))))
 
     def fold(self) -> Folded:

@@ -214,7 +214,9 @@ class BandDecoder:
             logp = torch.zeros_like(v_BN, dtype=logp.dtype).scatter(1, places_BM, logp)
         ids_BN = torch.where(masked_BN, drawn, ids_BN)
         self.invalid = self.invalid | ~logp.isfinite().all()  # looked at once, at the end
-        noise = settings.choice_temperature[self.band] * (1 - (step + 1) / settings.steps[self.band])
+        noise = settings.choice_temperature[self.band] * (
+            1 - (step + 1) / settings.steps[self.band]
+        )
         # float64, so that equal float32 log-probabilities differ by their noise
         confidence_BN = logp.double() - noise * (-v_BN.log()).log()
         confidence_BN = torch.where(masked_BN, confidence_BN, torch.inf)
@@ -230,9 +232,15 @@ def chunks(index: NDArray[np.int64], *, strict: bool) -> Iterator[NDArray[np.int
     if not strict:
         yield from (np.arange(i, min(i + CHUNK, len(index))) for i in range(0, len(index), CHUNK))
         return
-    block = index // CHUNK
-    order = np.argsort(block, kind="stable")
-    edges = np.flatnonzero(np.diff(block[order])) + 1
+    order = np.argsort(index, kind="stable")
+    # an index asked for k times is computed k times, in k groups: its labels may differ
+    again = np.zeros(len(index), dtype=np.int64)
+    for i in np.flatnonzero(np.diff(index[order]) == 0) + 1:
+        again[i] = again[i - 1] + 1
+    regroup = np.lexsort((index[order] // CHUNK, again))
+    order, again = order[regroup], again[regroup]
+    block = index[order] // CHUNK
+    edges = np.flatnonzero((np.diff(block) != 0) | (np.diff(again) != 0)) + 1
     yield from np.split(order, edges) if len(index) else ()
 
 

@@ -6,6 +6,8 @@ The bands' series add up. Lee et al. 2023 (TimeVQVAE, AISTATS), in the layers of
 one band over all rows: NC-VQVAE (2024).
 """
 
+import itertools
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -36,7 +38,7 @@ class Encoder(nn.Module):
         n_rows = config.grid(band)[0]
         widths = stage_widths(config, band)
         layers: list[nn.Module] = [DownBlock(2 * config.n_channels, widths[0], n_rows)]
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in itertools.pairwise(widths):
             layers.append(DownBlock(n_in, n_out, n_rows))
             layers += [
                 ResBlock(n_out, n_out, n_rows, config.dropout) for _ in range(config.n_resblocks)
@@ -55,10 +57,8 @@ class Decoder(nn.Module):
         super().__init__()
         n_rows, n_planes = config.grid(band)[0], 2 * config.n_channels
         widths = stage_widths(config, band)[::-1]
-        layers: list[nn.Module] = [
-            ResBlock(config.hidden_dim, widths[0], n_rows, config.dropout)
-        ]
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        layers: list[nn.Module] = [ResBlock(config.hidden_dim, widths[0], n_rows, config.dropout)]
+        for n_in, n_out in itertools.pairwise(widths):
             layers += [
                 ResBlock(n_in, n_in, n_rows, config.dropout) for _ in range(config.n_resblocks)
             ]
@@ -110,9 +110,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.bands = nn.ModuleList([Band(config, b) for b in range(config.bands)])
-        # the scale makes the transform of white noise as loud as the noise
-        window_W = torch.hann_window(config.n_fft) / config.n_fft**0.5
-        self.register_buffer("window_W", window_W, persistent=False)
+        self.register_buffer("window_W", stft_window(config), persistent=False)
 
     def forward(self, x_BCL: Tensor) -> Reconstruction:
         """Reconstruct a batch, with the loss of stage 1.
@@ -162,9 +160,7 @@ class Tokenizer(nn.Module):
         rows, hop = self.config.rows(band), self.config.hop
         planes = ops.stft(inner_BCL, self.window_W, hop, rows)
         reach = (planes.shape[3] - 1) * hop + (self.config.n_fft + 1) // 2
-        series = ops.istft(
-            planes, self.window_W, hop, rows[0], min(reach, inner_BCL.shape[2])
-        )
+        series = ops.istft(planes, self.window_W, hop, rows[0], min(reach, inner_BCL.shape[2]))
         return series[..., : self.config.length]
 
     @torch.no_grad()
@@ -181,6 +177,11 @@ class Tokenizer(nn.Module):
             for band, ids_BN in zip(self.each(), ids, strict=True)
         ]
         return torch.stack(series).sum(0)
+
+
+def stft_window(config: TokenizerConfig) -> Tensor:
+    """Hann; the scale makes the transform of white noise as loud as the noise."""
+    return torch.hann_window(config.n_fft) / math.sqrt(config.n_fft)
 
 
 def code_use(counts: list[Tensor]) -> dict[str, float]:

@@ -23,8 +23,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tsgen import checkpoint
-from tsgen.config import positive
-from tsgen.errors import RunError, bad_value
+from tsgen.config import each, number, whole
+from tsgen.errors import RunError
 
 CALIBRATION_STEPS = 20  # timed before a budget in minutes becomes one in steps
 
@@ -48,25 +48,20 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "learning_rate"):
-            values = getattr(self, name)
-            if not isinstance(values, tuple) or len(values) != 2:
-                raise bad_value(name, "two numbers: of stage 1 and stage 2", values)
-        for steps in self.steps:
-            positive("steps", steps)
+        stages = "one a stage"
+        for steps in each("steps", self.steps, 2, stages):
+            whole("steps", steps, at_most=2**40)
+        for rate in each("learning_rate", self.learning_rate, 2, stages):
+            number("learning_rate", rate, more=True)
         if self.minutes is not None:
-            positive("minutes", self.minutes, at_least=0.01)
+            number("minutes", self.minutes, more=True)
         for name in ("batch_size", "evaluations", "patience"):
-            positive(name, getattr(self, name))
+            whole(name, getattr(self, name))
         for name in ("warm_up", "final_rate", "ema", "validation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise bad_value(name, "a number in [0, 1)", getattr(self, name))
-        for rate in (*self.learning_rate, self.clip):
-            if not rate > 0:
-                raise bad_value("learning_rate, clip", "above 0", rate)
-        positive("weight_decay", self.weight_decay, at_least=0)
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
-            raise bad_value("seed", "a whole number from 0 to 2**64 - 1", self.seed)
+            number(name, getattr(self, name), below=1)
+        number("clip", self.clip, more=True)
+        number("weight_decay", self.weight_decay)
+        whole("seed", self.seed, at_least=0, at_most=2**64 - 1)
 
 
 @dataclass
@@ -224,7 +219,9 @@ class Trainer:
         """Validate, remember the best weights, write a log line."""
         now = self.progress
         if not math.isfinite(loss):
-            raise RunError(f"{self.stage.name}: wanted a finite loss, got {loss} at step {now.step}")
+            raise RunError(
+                f"{self.stage.name}: wanted a finite loss, got {loss} at step {now.step}"
+            )
         line = {"loss": loss, "rate": self.rate()}
         if self.stage.validate is not None:
             self.shadow.eval()

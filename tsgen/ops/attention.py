@@ -171,9 +171,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 3e-2, to
 DIFFERENTIABLE = (0, 1, 2, 3, 4, 5)
 
 Shape = tuple[int, int, int, int, int, bool, bool, bool]
-Inputs = tuple[
-    Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None
-]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def make_inputs(shape: Shape, device: str, dtype: torch.dtype, seed: int = 0) -> Inputs:

@@ -49,9 +49,7 @@ def istft(
     """
     check(planes_BGFT, window_W, hop, first, length)
     args = (planes_BGFT, window_W, hop, first, length)
-    return cast(
-        Tensor, dispatch.call("istft", baseline, *args, backend=backend, like=planes_BGFT)
-    )
+    return cast(Tensor, dispatch.call("istft", baseline, *args, backend=backend, like=planes_BGFT))
 
 
 def _fake(
@@ -89,9 +87,7 @@ def check(planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, length: i
         raise bad_value("length", f"1 to {(T - 1) * hop + (W + 1) // 2}", length)
 
 
-def reference(
-    planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, length: int
-) -> Tensor:
+def reference(planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, length: int) -> Tensor:
     """The definition, for tests: one frame at a time. Never optimise this."""
     B, G, F_rows, T = planes_BGFT.shape
     W, C = len(window_W), G // 2

@@ -30,16 +30,14 @@ def nearest_code(
 ) -> Nearest:
     """Closest code of every vector. Not differentiable: the straight-through step is outside.
 
-    x_ND:      (N, D) float. A vector with NaN or infinity gets id 0, distance NaN, and counts nowhere
+    x_ND:      (N, D) float. A vector that is not finite gets id 0, distance NaN, counts nowhere
     codes_KD:  (K, D) same dtype and device. A code with NaN or infinity is never chosen
     stats:     whether to count and sum the vectors of each code
     returns:   Nearest
     raises:    ArgumentError for shapes, dtypes or devices that do not fit, or no code at all
     """
     check(x_ND, codes_KD)
-    out = dispatch.call(
-        "nearest_code", baseline, x_ND, codes_KD, stats, backend=backend, like=x_ND
-    )
+    out = dispatch.call("nearest_code", baseline, x_ND, codes_KD, stats, backend=backend, like=x_ND)
     return Nearest(*out)
 
 
@@ -80,7 +78,7 @@ def reference(x_ND: Tensor, codes_KD: Tensor, stats: bool) -> Nearest:
     ids_N = torch.where(finite_N, distance_NK.argmin(-1), 0)
     distance_N = (x_ND - codes_KD[ids_N]).square().sum(-1)
     distance_N = torch.where(finite_N, distance_N, torch.nan)
-    K, D = codes_KD.shape if stats else (0, codes_KD.shape[1])
+    K, _D = codes_KD.shape if stats else (0, codes_KD.shape[1])
     chosen_NK = (ids_N[:, None] == torch.arange(K, device=ids_N.device)) & finite_N[:, None]
     sums_KD = torch.where(finite_N[:, None], x_ND, 0).T @ chosen_NK.to(x_ND.dtype)
     return Nearest(ids_N, distance_N, chosen_NK.sum(0), sums_KD.T)
@@ -91,7 +89,7 @@ def baseline(x_ND: Tensor, codes_KD: Tensor, stats: bool) -> Nearest:
     """A matrix product and argmin, in blocks of rows that keep the scores in cache."""
     dtype = compute_dtype(x_ND)
     x_ND, codes_KD = x_ND.to(dtype), codes_KD.to(dtype)
-    (N, D), K = x_ND.shape, len(codes_KD)
+    (_N, D), K = x_ND.shape, len(codes_KD)
     usable_K = codes_KD.isfinite().all(-1)
     codes_KD = torch.where(usable_K[:, None], codes_KD, 0)
     half_norm_K = torch.where(usable_K, codes_KD.square().sum(-1) / 2, torch.inf)

@@ -100,7 +100,8 @@ def logits_of(h_RD: Tensor, weight_KD: Tensor | None, bias_K: Tensor | None) -> 
 
 def cut(logits_RK: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Logits over temperature, -inf where top_k or top_p leaves a code out."""
-    logits_RK = logits_RK / temperature
+    # the largest becomes 0 first: no temperature makes it overflow
+    logits_RK = (logits_RK - logits_RK.amax(-1, keepdim=True)) / temperature
     K = logits_RK.shape[-1]
     if not 0 < top_k < K and top_p == 1:
         return logits_RK

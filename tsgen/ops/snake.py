@@ -74,7 +74,9 @@ def baseline(x: Tensor, a_C: Tensor, gain_C: Tensor | None, shift_C: Tensor | No
     a = torch.where(a == 0, SMALLEST_A, a)
     y = x.to(dtype)
     if gain_C is not None and shift_C is not None:
-        y = torch.addcmul(over_channels(shift_C.to(dtype), x), y, over_channels(gain_C.to(dtype), x))
+        y = torch.addcmul(
+            over_channels(shift_C.to(dtype), x), y, over_channels(gain_C.to(dtype), x)
+        )
     sine = (a * y).sin()
     return torch.addcmul(y, sine, sine / a).to(x.dtype)
 

@@ -88,7 +88,7 @@ def reference(x_BCL: Tensor, window_W: Tensor, hop: int, first: int, end: int) -
 
 def baseline(x_BCL: Tensor, window_W: Tensor, hop: int, first: int, end: int) -> Tensor:
     """A convolution with the windowed Fourier basis: half the time of torch.stft at W <= 16."""
-    (B, C, L), W = x_BCL.shape, len(window_W)
+    (B, C, _L), W = x_BCL.shape, len(window_W)
     dtype = compute_dtype(x_BCL)
     basis_GW = fourier_rows(W, first, end, dtype, x_BCL.device) * window_W.to(dtype)
     x = F.pad(x_BCL.to(dtype), (W // 2, W // 2), mode="reflect")

@@ -1,0 +1,263 @@
+"""What the commands of `tsgen.cli` do. Each takes its arguments and returns the text to print."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import tsgen.bulk
+from tsgen import arguments, bundled, dispatch, formats, metrics, synthetic, viz
+from tsgen.bulk import check_writable
+from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
+from tsgen.fit import fit as fit_model
+from tsgen.formats import Collection
+from tsgen.formats_io import typed_errors
+from tsgen.model import Model
+from tsgen.version import __version__
+
+Floats = NDArray[np.float32]
+
+SETTINGS = ("steps", "temperature", "choice_temperature", "guidance", "schedule", "top_k", "top_p")
+OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas")
+
+
+def fit(args: Namespace) -> str:
+    """Train."""
+    split = "train" if args.split is None and Path(args.data).is_dir() else args.split
+    data = read(args, split)
+    if data.lengths is not None:
+        got = f"{data.lengths.min()} to {data.lengths.max()} samples; crop or fill them"
+        raise bad_value("DATA", "series of one length", got)
+    labels: Any = data.y
+    if args.labels is not None:
+        labels = None if args.labels == "none" else read_labels(args.labels)
+    training = {"seed": args.seed} | given(args, ("steps", "minutes", "batch_size"))
+    began = time.perf_counter()
+    model = fit_model(
+        data.X, labels, preset=args.preset, out=args.out, resume=args.resume, **training
+    )
+    return (
+        f"{args.out}: {model!r}\n"
+        f"trained on {len(data.X):,} series in {time.perf_counter() - began:.0f} s\n"
+        f"next: tsgen generate {args.out} 1000 --out new.npz"
+    )
+
+
+def generate(args: Namespace) -> str:
+    """Draw, to a file or a folder of files."""
+    model, out, began = open_model(args), Path(args.out), time.perf_counter()
+    arguments.count(args.n, "N", at_least=0)
+    label = turns(args.label, args.n)
+    if not is_file(args.out):
+        folder = given(args, ("format", "shard_size"))
+        how = settings(args) | folder
+        tsgen.bulk.generate(model, args.n, out=out, label=label, seed=args.seed, **how)
+        return f"{out}: {args.n:,} series in {time.perf_counter() - began:.1f} s"
+    if args.format is not None or args.shard_size is not None:
+        raise bad_value("--format, --shard-size", f"none where --out is a file ({out})", "one")
+    names = tsgen.bulk.label_names(model, label, args.n)
+    check_out(out, model.shape, names)
+    x = model.generate(args.n, label=label, seed=args.seed, **settings(args))
+    formats.write(out, x, None if names is None else np.resize(names, len(x)))
+    return f"{out}: {len(x):,} series in {time.perf_counter() - began:.1f} s"
+
+
+def impute(args: Namespace) -> str:
+    """Fill in what is missing."""
+    model, data = open_model(args), read(args, args.split)
+    check_out(Path(args.out), model.shape, data.y)
+    label = turns(args.label, len(data.X))
+    x = model.impute(data.X, label=label, seed=args.seed, **settings(args))
+    formats.write(args.out, x, data.y, channels=data.channels)
+    return f"{args.out}: {np.isnan(data.X).sum():,} values filled in, in {len(x):,} series"
+
+
+def forecast(args: Namespace) -> str:
+    """Continue series."""
+    model, data = open_model(args), read(args, args.split)
+    if args.horizon < 2:
+        raise bad_value("HORIZON", "at least 2 samples, to be written as series", args.horizon)
+    m, labelled = len(data.X), Path(args.out).name.removesuffix(".gz")[-4:] != ".npy"
+    names = np.arange(m).astype(np.str_) if labelled else None
+    check_out(Path(args.out), (model.shape[0], args.horizon), names)
+    label = turns(args.label, m)
+    x = model.forecast(
+        data.X, args.horizon, args.n, label=label, seed=args.seed, **settings(args)
+    ).reshape(m * args.n, model.shape[0], args.horizon)
+    formats.write(args.out, x, None if names is None else np.repeat(names, args.n))
+    return f"{args.out}: {args.n:,} futures of {args.horizon} samples for each of {m:,} series"
+
+
+def evaluate(args: Namespace) -> str:
+    """Score beside real data."""
+    args.label_column = None
+    model, train, test = open_model(args), read(args, "train"), read(args, "test")
+    n = len(train.X) if args.n is None else args.n
+    labels = None
+    if model.labels is not None and train.y is not None and test.y is not None:
+        rng = np.random.Generator(np.random.PCG64(args.seed))
+        labels = np.resize(rng.permutation(train.y), n)  # in the proportions of train
+    x = model.generate(n, label=labels, seed=args.seed, **settings(args))
+    if labels is None or train.y is None or test.y is None:
+        scores = {"fid": metrics.evaluate_fid(x, x_train=train.X, x_test=test.X)}
+    else:
+        scores = metrics.evaluate(x, labels, train.X, train.y, test.X, test.y)
+    if args.json:
+        return json.dumps({k: dataclasses.asdict(v) for k, v in scores.items()}, indent=2)
+    return "\n".join(map(str, scores.values()))
+
+
+def info(args: Namespace) -> str:
+    """Versions, devices, backends, bundled models."""
+    lines = [f"tsgen {__version__}, torch {torch.__version__}, numpy {np.__version__}"]
+    lines += [f"Python {platform.python_version()}, {platform.platform()}"]
+    lines += ["optional: " + ", ".join(map(version, OPTIONAL))]
+    lines += [f"CPU: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines += [f"GPU: {', '.join(gpus) or 'none'}"]
+    lines += ["", "op x backend; * is what runs where none is named"]
+    lines += [cell(op, backend) for op in dispatch.TABLE for backend in dispatch.TABLE[op]]
+    lines += ["", f"bundled models: {', '.join(bundled.names()) or 'none'}"]
+    return "\n".join(lines)
+
+
+def version(package: str) -> str:
+    """A package and its version, if it is there."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {package}"
+
+
+def cell(op: str, backend: str) -> str:
+    """Whether a backend of an op runs here, or why not."""
+    device = "cpu" if backend in dispatch.PREFERENCE["cpu"] else "cuda"
+    dtypes = dispatch.TABLE[op][backend]
+    dtype = torch.float32 if torch.float32 in dtypes else dtypes[0]
+    why = dispatch.obstacle(op, backend, device, dtype)
+    if device == "cuda" and not torch.cuda.is_available():
+        why = "needs a GPU"
+    try:
+        chosen = dispatch.choose(op, None, device, dtype) == backend
+    except TsgenError:  # the environment asks for a backend that this op has not
+        chosen = False
+    state = "runs" if why is None else f"does not run: {why}"
+    return f"{'*' if chosen and why is None else ' '} {op:22} {backend:8} {state}"
+
+
+def inspect(args: Namespace) -> str:
+    """A model's sizes."""
+    model = open_model(args)
+    config, (C, L) = model.config, model.shape
+    lines = [repr(model), f"series: {C} channels, {L} samples"]
+    for band in range(config.tokenizer.bands):
+        first, end = config.tokenizer.rows(band)
+        rows, columns = config.tokenizer.grid(band)
+        lines += [
+            f"band {band}: rows {first}-{end - 1} of the spectrogram, {rows} x {columns} = "
+            f"{rows * columns} tokens of {config.tokenizer.n_codes[band]} codes"
+        ]
+    for name, module in model.network.named_children():
+        lines += [f"weights of {name}: {sum(p.numel() for p in module.parameters()):,}"]
+    for channel, (mean, std) in enumerate(zip(model.scaler.mean, model.scaler.std, strict=True)):
+        lines += [f"channel {channel}: mean {mean:.6g}, standard deviation {std:.6g}"]
+    lines += [f"labels: {', '.join(model.labels.names) if model.labels else 'none'}"]
+    return "\n".join([*lines, f"config: {json.dumps(config.to_dict(), indent=2)}"])
+
+
+def demo(args: Namespace) -> str:
+    """A first look."""
+    out, n = Path(args.out), 1000
+    model = bundled.open_model("cbf")
+    assert model.labels is not None
+    with typed_errors(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
+    y, began = np.resize(model.labels.names, n), time.perf_counter()
+    x = model.generate(n, label=y, seed=0)
+    seconds = time.perf_counter() - began
+    formats.write(out / "series.npz", x, y)
+    real, classes = synthetic.cbf(n, seed=0)
+    names = np.array(synthetic.GENERATORS["cbf"].classes)[classes]
+    picture = out / "real_beside_generated.png"
+    try:
+        viz.real_beside_generated(real, x, names, y, path=picture)
+        drawn = f"{picture}: some of them beside real ones"
+    except ArgumentError as error:  # matplotlib is an extra
+        drawn = f"no picture: {error}"
+    return (
+        f"{n:,} series of {', '.join(model.labels.names)} from the bundled model cbf "
+        f"in {seconds:.1f} s ({n / seconds:,.0f} a second)\n"
+        f"{out / 'series.npz'}: X {x.shape}, y\n{drawn}\n"
+        "next: tsgen generate cbf 10 --label funnel --out new.csv\n"
+        "      tsgen fit YOUR_SERIES.csv --out my-model --minutes 10"
+    )
+
+
+def open_model(args: Namespace) -> Model:
+    """The model named, on the device named."""
+    model = bundled.load(args.model)
+    try:
+        return model.to(args.device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises
+        raise bad_value("--device", "a device that is here", f"{args.device!r}: {error}") from error
+
+
+def read(args: Namespace, split: str | None) -> Collection:
+    """The series of args.data."""
+    column = args.label_column
+    if column is not None and column.lstrip("-").isdecimal():
+        column = int(column)
+    return formats.read(args.data, split=split, layout=args.layout, label_column=column)
+
+
+def read_labels(path: str) -> list[str]:
+    """Labels of a text file, one a line."""
+    with typed_errors(path):
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines]
+
+
+def given(args: Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the arguments that were given; a list of one is the one."""
+    values = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in values.items()}
+
+
+def settings(args: Namespace) -> dict[str, Any]:
+    """Those of sampling."""
+    return given(args, SETTINGS)
+
+
+def turns(labels: list[str] | None, n: int) -> Any:
+    """One label for all, or several that take turns; digits may name a class by its index."""
+    if labels is None:
+        return None
+    digits = all(label.isdecimal() for label in labels)
+    values: list[Any] = [int(label) for label in labels] if digits else labels
+    return values[0] if len(values) == 1 else np.resize(values, max(n, 0))
+
+
+def is_file(out: str) -> bool:
+    """Whether --out names a file of data: by its end, unless it is a folder."""
+    kind = Path(out.lower().removesuffix(".gz")).suffix
+    return (
+        kind in (*formats.READ, *formats.WRITE) and not out.endswith("/") and not Path(out).is_dir()
+    )
+
+
+def check_out(path: Path, shape: tuple[int, int], names: Any) -> None:
+    """Refuse a file that cannot be written, before any work."""
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: wanted a file in a folder, got no folder {path.parent}")
+    stem = path.name.removesuffix(".gz").rpartition(".")[0]
+    check_writable(path.name.removeprefix(f"{stem}."), shape, names)
