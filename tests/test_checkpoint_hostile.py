@@ -1,185 +1,23 @@
 """Checkpoints that lie: each is refused with a FileError, soon, and nothing in it is run."""
 
-import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import safetensors.torch
 import torch
-from checkpoints import same
+from checkpoints import GOOD, TENSORS, forge, packed, put, read, refused, same
 
 from tsgen.checkpoint import CONFIG, WEIGHTS, read_folder, write_folder
 from tsgen.errors import FileError
-from tsgen.weights import MAX_HEADER, MAX_TENSORS, encode
-
-TENSORS = {
-    "a.weight": torch.arange(12.0).reshape(3, 4),
-    "b": torch.tensor([True, False, True, True]),
-    "c": torch.tensor(7),
-    "d": torch.zeros(0, 5, dtype=torch.bfloat16),
-    "e": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
-}
-GOOD = encode(TENSORS)
-N_HEADER = int.from_bytes(GOOD[:8], "little")
-HEADER = json.loads(GOOD[8 : 8 + N_HEADER])
-DATA = GOOD[8 + N_HEADER :]
-
-
-def packed(header, data=DATA):
-    """A safetensors file with this header: bytes, or what becomes JSON."""
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(raw).to_bytes(8, "little") + raw + data
-
-
-def forge(path, data, **changes):
-    """A folder whose config.json vouches for `data`."""
-    path.mkdir(exist_ok=True)
-    weights = {"file": WEIGHTS, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    document = {"schema": 1, "kind": "model", "tsgen": "0", "weights": weights, "config": {"a": 1}}
-    for key, value in changes.items():
-        (weights if key in weights else document)[key] = value
-    (path / CONFIG).write_text(json.dumps(document))
-    (path / WEIGHTS).write_bytes(data)
-    return path
-
-
-def read(path):
-    """The checkpoint or its FileError, in time, and not for a mistake of ours."""
-    start = time.perf_counter()
-    try:
-        return read_folder(path, kind="model")
-    except FileError as error:
-        causes = (OSError, ValueError, RecursionError, type(None))
-        assert isinstance(error.__cause__, causes), repr(error.__cause__)
-        assert len(str(error)) < 1000
-        str(error).encode()
-        return error
-    finally:
-        assert time.perf_counter() - start < 2
-
-
-def refused(path, *parts):
-    error = read(path)
-    assert isinstance(error, FileError), error
-    for part in parts:
-        assert part in str(error), error
+from tsgen.weights import MAX_HEADER, MAX_TENSORS
 
 
 def test_forged_but_true(tmp_path):
     config, tensors = read(forge(tmp_path / "m", GOOD))
     assert config == {"a": 1}
     assert same(tensors, TENSORS)
-
-
-def cuts():
-    rng = np.random.default_rng(0)
-    return [*range(8 + N_HEADER + 1), *rng.integers(0, len(GOOD), 200)]
-
-
-@pytest.mark.parametrize("vouched", [False, True])
-def test_truncated_weights(tmp_path, vouched):
-    path = forge(tmp_path / "m", GOOD)
-    for n in cuts():
-        if vouched:
-            forge(path, GOOD[:n])
-        else:
-            (path / WEIGHTS).write_bytes(GOOD[:n])
-        refused(path)
-
-
-def test_truncated_config(tmp_path):
-    path = forge(tmp_path / "m", GOOD)
-    text = (path / CONFIG).read_bytes()
-    for n in range(len(text)):
-        (path / CONFIG).write_bytes(text[:n])
-        refused(path)
-
-
-def test_every_flipped_bit_of_the_weights_is_found(tmp_path):
-    path = forge(tmp_path / "m", GOOD)
-    rng = np.random.default_rng(1)
-    for bit in rng.permutation(8 * len(GOOD))[:1500]:
-        data = bytearray(GOOD)
-        data[bit // 8] ^= 1 << bit % 8
-        (path / WEIGHTS).write_bytes(data)
-        refused(path)
-
-
-def test_flipped_bits_of_the_config(tmp_path):
-    path = forge(tmp_path / "m", GOOD)
-    text = (path / CONFIG).read_bytes()
-    for bit in range(8 * len(text)):
-        data = bytearray(text)
-        data[bit // 8] ^= 1 << bit % 8
-        (path / CONFIG).write_bytes(data)
-        out = read(path)
-        assert isinstance(out, FileError) or same(out[1], TENSORS)
-
-
-NUMBERS = [-1, 0, 1, 2, 3, 7, 8, 48, 49, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30, 1.0, True, None]
-VALUES = [*NUMBERS, "", "F32", "F4", "f32", [], [0], {}, [[]], {"a": []}, "x" * 999, "\ud800", "\0"]
-
-
-def mutated(rng):
-    """A file whose header lies in one or two places."""
-    header = json.loads(json.dumps(HEADER))
-    for _ in range(rng.integers(1, 3)):
-        name = str(rng.choice([n for n in header if n != "__metadata__"] or ["b"]))
-        entry = header.setdefault(name, {})
-        field = str(rng.choice(["dtype", "shape", "data_offsets"]))
-        match rng.integers(7):
-            case 0 | 1 if entry.get(field) and isinstance(entry[field], list):
-                entry[field][rng.integers(len(entry[field]))] = VALUES[rng.integers(len(NUMBERS))]
-            case 2:
-                entry[field] = VALUES[rng.integers(len(VALUES))]
-            case 3:
-                header[f"new{rng.integers(2)}"] = dict(entry)
-            case 4:
-                header.pop(name)
-            case 5:
-                entry.pop(field, None)
-            case _:
-                header["__metadata__"] = VALUES[rng.integers(len(VALUES))]
-    return packed(header)
-
-
-def shaken(rng):
-    """A file with bits flipped, bytes lost or doubled in its header, or another length."""
-    data = bytearray(GOOD)
-    for _ in range(rng.integers(1, 4)):
-        at = int(rng.integers(8 + N_HEADER))
-        match rng.integers(4):
-            case 0:
-                data[at] ^= 1 << rng.integers(8)
-            case 1:
-                del data[at : at + rng.integers(1, 9)]
-            case 2:
-                data[at:at] = data[at : at + rng.integers(1, 99)]
-            case _:
-                n = int.from_bytes(data[:8], "little") + int(rng.integers(-9, 10))
-                data[:8] = (n % 2**64).to_bytes(8, "little")
-    return bytes(data)
-
-
-@pytest.mark.parametrize("make", [mutated, shaken])
-def test_mutations_that_the_config_vouches_for(tmp_path, make):
-    """Whatever is accepted, the reference reader accepts too, and reads the same."""
-    rng = np.random.default_rng(2)
-    n_accepted = 0
-    for _ in range(2500):
-        data = make(rng)
-        out = read(forge(tmp_path / "m", data))
-        if not isinstance(out, FileError):
-            n_accepted += 1
-            assert same(out[1], safetensors.torch.load(data))
-    assert 0 < n_accepted < 1500
 
 
 def entry(shape=(2,), offsets=(0, 8), dtype="F32"):
@@ -298,7 +136,7 @@ TEXTS = [
 @pytest.mark.parametrize(("text", "part"), TEXTS)
 def test_config_json_that_is_not_strict(tmp_path, text, part):
     path = forge(tmp_path / "m", GOOD)
-    (path / CONFIG).write_bytes(text)
+    put(path / CONFIG, text)
     refused(path, CONFIG, part)
 
 
@@ -371,7 +209,8 @@ def test_pipes_folders_and_nothing(tmp_path, name):
 def test_no_such_folder(tmp_path):
     refused(tmp_path / "m", "got nothing of that name")
     refused(tmp_path, f"without {CONFIG}")
-    refused("a\0b", "null")
+    with pytest.raises(FileError, match="null"):
+        read_folder("a\0b", kind="model")
     refused("/dev/zero", "got a file")
 
 
@@ -380,56 +219,3 @@ def test_max_bytes(tmp_path):
     read_folder(path, kind="model", max_bytes=len(GOOD))
     with pytest.raises(FileError, match="wanted at most"):
         read_folder(path, kind="model", max_bytes=len(GOOD) - 1)
-
-
-MEMORY = """
-import hashlib, json, os, sys, time
-from pathlib import Path
-import torch
-from test_checkpoint_hostile import MAX_HEADER, GOOD, encode, forge, packed, read, WEIGHTS
-
-def peak():
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-def measure(name):
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before, start = peak(), time.perf_counter()
-    out = read(name)
-    print(name, peak() - before, (name / WEIGHTS).stat().st_size, type(out).__name__)
-
-folder = Path(sys.argv[1])
-forge(folder / "large", encode({str(i): torch.zeros(2**20) for i in range(32)}))
-parts = {"objects": b"{},", "lists": b"[],", "floats": b"1.,", "integers": b"99999,"}
-for name, part in parts.items():
-    raw = b'{"a":[' + part * (MAX_HEADER // len(part) - 9) + b"1]}"
-    forge(folder / name, packed(raw, b""))
-forge(folder / "wide", packed('{"a":"😀%b"}'.encode() % (b"x" * (MAX_HEADER - 99)), b""))
-forge(folder / "sparse", GOOD, bytes=2**40)
-os.truncate(folder / "sparse" / WEIGHTS, 2**40)
-forge(folder / "hollow", GOOD, bytes=2**33)
-os.truncate(folder / "hollow" / WEIGHTS, 2**33)
-for name in ("large", *parts, "wide", "sparse", "hollow"):
-    measure(folder / name)
-"""
-
-
-def test_memory_is_bounded(tmp_path):
-    """Twice the file and 64 MB: also for headers that grow when parsed, and files of holes."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path)],
-        cwd=Path(__file__).parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    for line in done.stdout.splitlines():
-        name, n_more, n_file, kind = line.split()
-        assert (kind == "tuple") == name.endswith("large"), line
-        assert int(n_more) < 2 * int(n_file) + 64e6, line
-        assert int(n_more) < 300e6, line

@@ -46,9 +46,9 @@ def naive_features(x_CL, features):
     for block in features._blocks:
         for first, end, margin in block.runs:
             for k in range(first, end):
-                weight_CJ = block.weight_KJ[k].numpy().reshape(n_channels, -1)
+                weight_CJ = block.weight_KJ[k].reshape(n_channels, -1)
                 half = weight_CJ.shape[1] // 2
-                out = np.full(length, -block.threshold_K[k].item())
+                out = np.full(length, -block.threshold_K[k])
                 for t in range(length):
                     for j in range(weight_CJ.shape[1]):
                         s = t + (j - half) * block.dilation
@@ -76,7 +76,7 @@ def test_kernels_follow_the_paper():
     features = RocketFeatures(4, 128, n_kernels=4000, seed=0)
     taps, dilations, used, padded, weights = [], [], [], [], []
     for block in features._blocks:
-        w = block.weight_KJ.numpy().reshape(len(block.ids_K), 4, 11)
+        w = block.weight_KJ.reshape(len(block.ids_K), 4, 11)
         n_taps = (w != 0).any(1).sum(-1)
         margins = np.concatenate([[m] * (end - first) for first, end, m in block.runs])
         span = (n_taps - 1) * block.dilation
@@ -88,7 +88,7 @@ def test_kernels_follow_the_paper():
         used += (w != 0).any(-1).sum(-1).tolist()
         padded += (margins == 0).tolist()
         weights.append(w[(w != 0).all(-1)].ravel())
-        bias = -block.threshold_K.numpy()
+        bias = -block.threshold_K
         assert (np.abs(bias) <= 1).all()
     assert set(taps) == {7, 9, 11}
     np.testing.assert_allclose([taps.count(7) / 4000, np.mean(padded)], [1 / 3, 1 / 2], atol=0.03)

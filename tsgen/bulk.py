@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tsgen import arguments, formats
 from tsgen.bundled import open_model
 from tsgen.config import SamplingConfig, one_of
-from tsgen.errors import FileError, bad_value
+from tsgen.errors import ArgumentError, FileError, bad_value
 from tsgen.formats_io import atomic, typed_errors
 from tsgen.model import Model, bar
 from tsgen.sampler import CHUNK
@@ -162,7 +162,7 @@ class Shards:
     def write(self, progress: bool | None) -> Path:
         """This process's shards, without those that are there."""
         rank, n_ranks = place()
-        check_writable(self.format, self.model.shape, self.names)
+        check_writable(f"samples.{self.format}", self.model.shape, self.names)
         self.open()
         with typed_errors(str(self.folder)):
             mine = [k for k in range(rank, len(self), n_ranks) if not self.path(k).exists()]
@@ -259,15 +259,16 @@ def place() -> tuple[int, int]:
     return int(rank), int(n_ranks)
 
 
-def check_writable(
-    format: str, shape: tuple[int, int], names: str | NDArray[np.str_] | None
-) -> None:
-    """Refuse a format that cannot hold series of a shape and their labels, before any is drawn."""
+def check_writable(name: str, shape: tuple[int, int], names: str | NDArray[np.str_] | None) -> None:
+    """Refuse a file that cannot hold series of a shape and their labels, before any is drawn."""
     labels = None if names is None or not len(names) else np.unique(np.atleast_1d(names))
     x = np.zeros((1 if labels is None else len(labels), *shape), np.float32)
     # where there is no room for temporary files the first shard has to show it
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
-        formats.write(Path(folder) / f"samples.{format}", x, labels)
+        try:
+            formats.write(Path(folder) / name, x, labels)
+        except ArgumentError as error:
+            raise ArgumentError(str(error).replace(f"{folder}/", "")) from error
 
 
 def forget_killed(path: Path) -> None:

@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     argv:     the words after `tsgen`; None takes the process's own
-    returns:  0; 2 for what a user can mend, told in one line on stderr; 130 when interrupted
+    returns:  0; 2 for what a user can mend, told in one line on stderr; 130 when interrupted; 1
+              when nobody reads on
     """
     args = parser().parse_args(argv)
     try:

@@ -40,7 +40,7 @@ def fit(args: Namespace) -> str:
         raise bad_value("DATA", "series of one length", got)
     labels: Any = data.y
     if args.labels is not None:
-        labels = None if args.labels == "none" else read_labels(args.labels)
+        labels = None if args.labels == "none" else read_labels(args.labels, len(data.X))
     training = {"seed": args.seed} | given(args, ("steps", "minutes", "batch_size"))
     began = time.perf_counter()
     model = fit_model(
@@ -220,10 +220,12 @@ def read(args: Namespace, split: str | None) -> Collection:
     return formats.read(args.data, split=split, layout=args.layout, label_column=column)
 
 
-def read_labels(path: str) -> list[str]:
+def read_labels(path: str, n: int) -> list[str]:
     """Labels of a text file, one a line."""
     with typed_errors(path):
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    if len(lines) != n:
+        raise FileError(f"{path}: wanted {n} lines, a label for each series, got {len(lines)}")
     return [line.strip() for line in lines]
 
 
@@ -259,5 +261,4 @@ def check_out(path: Path, shape: tuple[int, int], names: Any) -> None:
     """Refuse a file that cannot be written, before any work."""
     if not path.parent.is_dir():
         raise FileError(f"{path}: wanted a file in a folder, got no folder {path.parent}")
-    stem = path.name.removesuffix(".gz").rpartition(".")[0]
-    check_writable(path.name.removeprefix(f"{stem}."), shape, names)
+    check_writable(path.name, shape, names)

@@ -78,8 +78,7 @@ def open_inside(folder: int, name: str, path: Path) -> IO[bytes]:
             wanted = "wanted a file, got a symbolic link; copy what it points to"
             raise FileError(f"{path / name}: {wanted}") from error
         raise
-    file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise FileError(f"{path / name}: wanted a regular file")
-    return file
+    return os.fdopen(descriptor, "rb")

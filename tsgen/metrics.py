@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tsgen.data import as_series
 from tsgen.errors import TsgenError, bad_value
@@ -63,9 +62,11 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     if a_BD.shape[1] != b_BD.shape[1]:
         raise bad_value("b", f"{a_BD.shape[1]} features as in a", f"{b_BD.shape[1]}")
     shift = a_BD.mean(0) - b_BD.mean(0)
-    a_RD, b_RD = _covariance_factor(a_BD), _covariance_factor(b_BD)
-    cross = float(torch.linalg.svdvals(a_RD @ b_RD.T).sum())
-    total = float(shift @ shift) + float((a_RD**2).sum()) + float((b_RD**2).sum())
+    factors = [(z_BD - z_BD.mean(0)) / np.sqrt(len(z_BD) - 1) for z_BD in (a_BD, b_BD)]
+    total = float(shift @ shift) + sum(float((factor_BD**2).sum()) for factor_BD in factors)
+    if min(len(a_BD), len(b_BD)) > a_BD.shape[1]:  # smaller factors of the same covariances
+        factors = [np.linalg.qr(factor_BD, mode="r") for factor_BD in factors]
+    cross = float(np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum())
     return max(0.0, total - 2.0 * cross)
 
 
@@ -79,12 +80,12 @@ def fid(
     """Return the Fréchet distance of generated from real series in a feature space.
 
     x_real, x_generated: (n, channels, time) or (n, time), real numbers; n may differ, but the
-        value falls as n grows: compare only values of equal n (`evaluate_fid` does).
+        value falls as n grows: compare only at equal n (`evaluate_fid` does) and features.
     features: maps (n, channels, time) float32 to (n, D); default RocketFeatures of 1,000
         kernels scaled to x_real.
     seed: of the default features.
     Features are standardised with the statistics of x_real and divided by √D: the total variance
-    of x_real is 1, and the value does not grow with D. So it is not symmetric.
+    of x_real is 1, whatever D. So the distance is not symmetric.
     Raises ArgumentError or ArgumentTypeError. Source: Heusel et al. 2017.
     """
     x = _check_series(real=x_real, generated=x_generated)
@@ -287,12 +288,3 @@ def _check_features(name: str, features: npt.ArrayLike) -> Doubles:
     if not np.isfinite(z_BD).all():
         raise bad_value(name, "finite features", "NaN or infinity")
     return z_BD
-
-
-def _covariance_factor(z_BD: Doubles) -> torch.Tensor:
-    """A with AᵀA the covariance and min(B, D) rows."""
-    a_BD = torch.from_numpy((z_BD - z_BD.mean(0)) / np.sqrt(len(z_BD) - 1))
-    if len(a_BD) <= a_BD.shape[1]:
-        return a_BD
-    factor_DD: torch.Tensor = torch.linalg.qr(a_BD, mode="r").R
-    return factor_DD

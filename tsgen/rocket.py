@@ -15,8 +15,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from tsgen.data import as_series
 from tsgen.errors import bad_type, bad_value
@@ -27,6 +25,8 @@ Strings = npt.NDArray[np.str_]
 
 _LENGTHS = (7, 9, 11)
 _BLOCK_KERNELS = 64
+_SERIAL_PRODUCT = 1 << 18  # multiply-adds up to which OpenBLAS uses one thread: on a busy machine
+# its barriers cost up to ten times what a second core gains
 _ALPHAS = np.logspace(-3, 3, 10)
 _CHUNK_BYTES = 1 << 22  # convolution outputs of one chunk: they stay in the last-level cache
 
@@ -36,8 +36,8 @@ class _Block:
     """Kernels of one dilation, sorted by margin; a margin is what an unpadded kernel loses."""
 
     dilation: int
-    weight_KJ: torch.Tensor  # J runs over channels and taps
-    threshold_K: torch.Tensor  # minus the bias: added to the maximum, not to every sample
+    weight_KJ: Doubles  # J runs over channels and taps
+    threshold_K: Doubles  # minus the bias: added to the maximum, not to every sample
     ids_K: npt.NDArray[np.intp]
     runs: tuple[tuple[int, int, int], ...]  # first kernel, end, margin in samples
 
@@ -90,8 +90,7 @@ class RocketFeatures:
         features_BD = np.empty((len(x_BCL), 2 * self.n_kernels))
         for first in range(0, len(x_BCL), chunk):
             rows = slice(first, first + chunk)
-            scaled_BCL = (x_BCL[rows] - self._shift_C1) / self._scale_C1
-            self._fill(torch.from_numpy(scaled_BCL), features_BD[rows])
+            self._fill((x_BCL[rows] - self._shift_C1) / self._scale_C1, features_BD[rows])
         return features_BD
 
     def _checked(self, x: object, name: str) -> Floats:
@@ -110,32 +109,37 @@ class RocketFeatures:
         constant_C1 = scale_C1 <= 1e-6 * np.abs(shift_C1)
         return shift_C1, np.where(constant_C1, 1.0, scale_C1)
 
-    def _fill(self, x_BCL: torch.Tensor, features_BD: Doubles) -> None:
+    def _fill(self, x_BCL: Doubles, features_BD: Doubles) -> None:
         for block in self._blocks:
             z_BKL = _convolve(x_BCL, block)
             for first, end, margin in block.runs:
                 z_BKM = z_BKL[:, first:end, margin : self.length - margin]
                 threshold_K = block.threshold_K[first:end]
-                max_BK = z_BKM.amax(-1) - threshold_K
-                n_positive_BK = (z_BKM > threshold_K[:, None]).sum(-1).double()
                 ids_K = block.ids_K[first:end]
-                features_BD[:, ids_K] = max_BK.numpy()
-                ppv_BK = n_positive_BK / z_BKM.shape[-1]
-                features_BD[:, self.n_kernels + ids_K] = ppv_BK.numpy()
+                features_BD[:, ids_K] = z_BKM.max(-1) - threshold_K
+                n_positive_BK = np.count_nonzero(z_BKM > threshold_K[:, None], axis=-1)
+                features_BD[:, self.n_kernels + ids_K] = n_positive_BK / z_BKM.shape[-1]
 
 
-def _convolve(x_BCL: torch.Tensor, block: _Block) -> torch.Tensor:
+def _convolve(x_BCL: Doubles, block: _Block) -> Doubles:
     n_series, n_channels, length = x_BCL.shape
     n_taps = block.weight_KJ.shape[1] // n_channels
     pad = (n_taps - 1) // 2 * block.dilation
-    padded_BCM = F.pad(x_BCL, (pad, pad))
-    stride_b, stride_c, _ = padded_BCM.stride()
-    taps_BCJL = padded_BCM.as_strided(
-        (n_series, n_channels, n_taps, length), (stride_b, stride_c, block.dilation, 1)
+    padded_BCM = np.pad(x_BCL, ((0, 0), (0, 0), (pad, pad)))
+    stride_b, stride_c, stride_m = padded_BCM.strides
+    taps_BCJL = np.lib.stride_tricks.as_strided(
+        padded_BCM,
+        (n_series, n_channels, n_taps, length),
+        (stride_b, stride_c, stride_m * block.dilation, stride_m),
+        writeable=False,
     )
-    # one small product per series: its rounding does not depend on the chunk
-    weight_BKJ = block.weight_KJ.expand(n_series, *block.weight_KJ.shape)
-    return torch.bmm(weight_BKJ, taps_BCJL.reshape(n_series, -1, length))
+    taps_BJL = taps_BCJL.reshape(n_series, n_channels * n_taps, length)
+    z_BKL = np.empty((n_series, len(block.weight_KJ), length))
+    width = max(16, _SERIAL_PRODUCT // block.weight_KJ.size)
+    for first in range(0, length, width):
+        samples = slice(first, first + width)
+        np.matmul(block.weight_KJ, taps_BJL[:, :, samples], out=z_BKL[:, :, samples])
+    return z_BKL
 
 
 def _draw_blocks(n_channels: int, length: int, n_kernels: int, seed: int) -> list[_Block]:
@@ -162,9 +166,8 @@ def _draw_blocks(n_channels: int, length: int, n_kernels: int, seed: int) -> lis
         runs = tuple(
             (int(first), int(end), int(margin_K[ids_K[first]])) for first, end in pairwise(edges)
         )
-        weight_KJ = torch.from_numpy(weight_KCJ[ids_K].reshape(len(ids_K), -1))
-        threshold_K = torch.from_numpy(-bias_K[ids_K])
-        blocks.append(_Block(int(dilation_K[ids_K[0]]), weight_KJ, threshold_K, ids_K, runs))
+        weight_KJ = weight_KCJ[ids_K].reshape(len(ids_K), -1)
+        blocks.append(_Block(int(dilation_K[ids_K[0]]), weight_KJ, -bias_K[ids_K], ids_K, runs))
     return blocks
 
 
@@ -206,26 +209,24 @@ def ridge_predict(train_BD: Doubles, y_train_B: Strings, test_BD: Doubles) -> St
     classes_Y, ids_B = np.unique(y_train_B, return_inverse=True)
     target_BY = 2.0 * (ids_B[:, None] == np.arange(len(classes_Y))) - 1.0
     mean_Y = target_BY.mean(0)
-    weight_DY = _ridge_weights(
-        torch.from_numpy((train_BD - shift_D) / scale_D), torch.from_numpy(target_BY - mean_Y)
-    )
-    score_BY = (test_BD - shift_D) / scale_D @ weight_DY.numpy() + mean_Y
+    weight_DY = _ridge_weights((train_BD - shift_D) / scale_D, target_BY - mean_Y)
+    score_BY = (test_BD - shift_D) / scale_D @ weight_DY + mean_Y
     predicted_B: Strings = classes_Y[score_BY.argmax(1)]
     return predicted_B
 
 
-def _ridge_weights(x_BD: torch.Tensor, target_BY: torch.Tensor) -> torch.Tensor:
+def _ridge_weights(x_BD: Doubles, target_BY: Doubles) -> Doubles:
     """Ridge of centred x and targets, by eigenvectors of the smaller Gram matrix."""
     n_series, width = x_BD.shape
     if n_series <= width:
-        power_R, left_BR = torch.linalg.eigh(x_BD @ x_BD.T)
+        power_R, left_BR = np.linalg.eigh(x_BD @ x_BD.T)
         kept = power_R > 1e-14 * power_R[-1]  # centring makes one direction empty
         power_R, left_BR = power_R[kept], left_BR[:, kept]
-        axes_DR = x_BD.T @ left_BR / power_R.sqrt()
-        scores_BR = left_BR * power_R.sqrt()
+        axes_DR = x_BD.T @ left_BR / np.sqrt(power_R)
+        scores_BR = left_BR * np.sqrt(power_R)
     else:
-        power_R, axes_DR = torch.linalg.eigh(x_BD.T @ x_BD)
-        power_R = power_R.clamp_min(0.0)
+        power_R, axes_DR = np.linalg.eigh(x_BD.T @ x_BD)
+        power_R = np.maximum(power_R, 0.0)
         scores_BR = x_BD @ axes_DR
     moment_RY = scores_BR.T @ target_BY
     best_loss, best_RY = np.inf, moment_RY
@@ -233,9 +234,9 @@ def _ridge_weights(x_BD: torch.Tensor, target_BY: torch.Tensor) -> torch.Tensor:
         solution_RY = moment_RY / (power_R + alpha)[:, None]
         residual_BY = target_BY - scores_BR @ solution_RY
         leverage_B = 1 / n_series + scores_BR**2 @ (1 / (power_R + alpha))
-        left_out_BY = residual_BY / (1 - leverage_B).clamp_min(1e-12)[:, None]
+        left_out_BY = residual_BY / np.maximum(1 - leverage_B, 1e-12)[:, None]
         loss = float((left_out_BY**2).mean())
         if loss < best_loss:
             best_loss, best_RY = loss, solution_RY
-    weight_DY: torch.Tensor = axes_DR @ best_RY
+    weight_DY: Doubles = axes_DR @ best_RY
     return weight_DY

@@ -107,7 +107,7 @@ def reference(planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, lengt
 
 
 def baseline(planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, length: int) -> Tensor:
-    """A transposed convolution with the windowed inverse basis, over the summed squared window."""
+    """One matrix product to windowed frames, then as many shifted sums as frames overlap."""
     B, G, F_rows, T = planes_BGFT.shape
     W, dtype = len(window_W), compute_dtype(planes_BGFT)
     window_W = window_W.to(dtype)
@@ -117,11 +117,20 @@ def baseline(planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, length
     basis_GW = fourier_rows(W, first, first + F_rows, dtype, planes_BGFT.device)
     basis_GW = basis_GW * twice_F.repeat(2)[:, None] * window_W
     planes = planes_BGFT.to(dtype).reshape(B * G // 2, 2 * F_rows, T)
-    total = F.conv_transpose1d(planes, basis_GW[:, None], stride=hop)
-    ones = torch.ones(1, 1, T, dtype=dtype, device=planes_BGFT.device)
-    weight = F.conv_transpose1d(ones, window_W.square()[None, None], stride=hop)
-    y = total[..., W // 2 : W // 2 + length] * inverse(weight)[..., W // 2 : W // 2 + length]
+    total = overlap_add(basis_GW.T @ planes, hop)
+    weight = overlap_add(window_W.square()[None, :, None].expand(1, W, T), hop)
+    inside = slice(W // 2, W // 2 + length)
+    y = total[:, inside] * inverse(weight[:, inside])
     return y.reshape(B, G // 2, length).to(planes_BGFT.dtype)
+
+
+def overlap_add(frames_XWT: Tensor, hop: int) -> Tensor:
+    """Frames summed where they overlap: (X, (T - 1) * hop + W or a little more)."""
+    X, W, T = frames_XWT.shape
+    parts = -(-W // hop)  # of hop samples; part j of frame t lands in piece t + j
+    frames = F.pad(frames_XWT, (0, 0, 0, parts * hop - W)).view(X, parts, hop, T)
+    pieces = [F.pad(frames[:, j], (j, parts - 1 - j)) for j in range(parts)]
+    return torch.stack(pieces).sum(0).mT.reshape(X, (T + parts - 1) * hop)
 
 
 def inverse(weight: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""Time every op on every backend this machine has, at its benchmark shapes.
+
+    python -m pytest benchmarks [-k nearest_code] [--benchmark-json=FILE]
+
+A backend whose answer is wrong is never timed.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsgen import dispatch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CELLS = [
+    pytest.param(op, backend, shape, id=f"{op}-{backend}-{shape}")
+    for op, row in dispatch.TABLE.items()
+    for backend in row
+    for shape in dispatch.module(op).BENCH_SHAPES
+]
+
+
+@pytest.mark.parametrize(("op", "backend", "shape"), CELLS)
+def bench_op(benchmark, op, backend, shape):
+    module, dtypes = dispatch.module(op), dispatch.TABLE[op][backend]
+    dtype = torch.float32 if torch.float32 in dtypes else dtypes[0]
+    device = "cpu" if backend == "cpu" else DEVICE
+    if why := dispatch.obstacle(op, backend, device, dtype):
+        pytest.skip(f"{backend} {why}")
+    inputs = module.make_inputs(shape, device, dtype)
+    run = dispatch.load(op, backend)
+    exact = [t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs]
+    # the baseline in float64 stands for the reference, which is too slow at these sizes
+    assert module.error(run(*inputs), module.baseline(*exact), *exact) <= module.TOLERANCE[dtype]
+
+    def timed() -> None:
+        run(*inputs)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.extra_info["bytes"] = module.bytes_moved(shape, dtype)
+    benchmark.pedantic(timed, rounds=15, warmup_rounds=3)
