@@ -124,12 +124,11 @@ def label_names(model: Model, label: object, n: int) -> str | NDArray[np.str_] |
 
     Read once: what an array of numbers means hangs on all of it, so it cannot be read in parts.
     """
-    several = hasattr(label, "__len__") and not isinstance(label, str | bytes)
-    if label is not None and getattr(label, "shape", None) != () and several:
-        ids = model.class_ids(label, n)
-        return None if model.labels is None else model.labels.decode(ids)
-    ids = model.class_ids(label, 1)  # of all: an id each would take memory
-    return None if label is None or model.labels is None else str(model.labels.decode(ids)[0])
+    ids = model.class_ids(label, n)
+    if label is None or model.labels is None:
+        return None
+    names = model.labels.decode(ids)
+    return str(names) if isinstance(ids, int) else names
 
 
 @dataclass(frozen=True)

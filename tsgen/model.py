@@ -86,23 +86,26 @@ class Model:
         label: object = None,
         seed: int = 0,
         indices: Sequence[int] | Ints | None = None,
+        batch_size: int | None = None,
         strict: bool = True,
         progress: bool | None = None,
         **settings: Any,
     ) -> Floats:
         """New series.
 
-        n:         how many; or leave it out and name `indices`
-        label:     a class name or index, one for all or one for each; None draws without class
-        seed:      0 to 2**64 - 1. Sample i depends on (model, seed, i, its label, settings) alone
-        indices:   absolute sample indices: generate(10)[3] == generate(indices=[3])[0]
-        strict:    keep the above true to the bit; False is faster for a handful of series
-        progress:  show a bar; None shows one on a terminal, where it lasts
-        settings:  of tsgen.config.SamplingConfig: steps, temperature, choice_temperature,
-                   guidance, schedule, top_k, top_p
-        returns:   (n, channels, length) float32, in the units of the training data
-        raises:    ArgumentError, ArgumentTypeError
+        n:           how many; or leave it out and name `indices`
+        label:       a class name or index, one for all or one for each; None draws without class
+        seed:        0 to 2**64 - 1. Sample i depends on (model, seed, i, its label, settings) alone
+        indices:     absolute sample indices: generate(10)[3] == generate(indices=[3])[0]
+        batch_size:  series handled at a time; changes nothing in what strict gives
+        strict:      keep the above true to the bit; False is faster for a handful of series
+        progress:    show a bar; None shows one on a terminal, where it lasts
+        settings:    of tsgen.config.SamplingConfig: steps, temperature, choice_temperature,
+                     guidance, schedule, top_k, top_p
+        returns:     (n, channels, length) float32, in the units of the training data
+        raises:      ArgumentError, ArgumentTypeError
         """
+        step = CHUNK if batch_size is None else arguments.count(batch_size, "batch_size")
         order = self.order(n, label, seed, indices, settings)
         try:
             out = np.empty((len(order.index), *self.shape), dtype=np.float32)
@@ -110,7 +113,7 @@ class Model:
             hint = "use stream(), or tsgen.generate(..., out=folder)"
             raise bad_value("n", f"as many series as memory holds ({hint})", n) from error
         with bar(len(out), progress) as shown:
-            for part, series in self.drawn(order, strict, CHUNK):
+            for part, series in self.drawn(order, strict, step):
                 out[part] = series
                 shown.update(len(series))
         return out
@@ -138,7 +141,7 @@ class Model:
     def batches(self, order: Order, batch_size: int, strict: bool) -> Iterator[Floats]:
         """Whole chunks are computed however small the batches are, and cut up."""
         held: list[Floats] = []
-        for _, series in self.drawn(order, strict, max(CHUNK, batch_size // CHUNK * CHUNK)):
+        for _, series in self.drawn(order, strict, batch_size):
             held.append(series)
             while sum(map(len, held)) >= batch_size:
                 joined = np.concatenate(held)
@@ -148,8 +151,9 @@ class Model:
             yield np.concatenate(held)
 
     def drawn(self, order: Order, strict: bool, step: int) -> Iterator[tuple[slice, Floats]]:
-        """The series of an order, `step` at a time and in its sequence."""
+        """The series of an order, about `step` at a time and in its sequence."""
         sampler = Sampler(self.network, strict=strict)
+        step = max(CHUNK, step // CHUNK * CHUNK)  # never a part of what is computed together
         # named indices may lie in one chunk wherever they stand: then all at once
         step = step if isinstance(order.index, range) else max(step, len(order.index))
         for first in range(0, len(order.index), step):
