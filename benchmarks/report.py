@@ -36,7 +36,9 @@ def speed() -> list[str]:
     if not rows:
         return []
     out = ["**Sampling speed**, the same weights in both, rivals in turn in one process", ""]
-    out += ["| series of length 128, 10 + 10 steps | timevqvae 1.0.1 | tsgen, engine torch | ratio |"]
+    out += [
+        "| series of length 128, 10 + 10 steps | timevqvae 1.0.1 | tsgen, engine torch | ratio |"
+    ]
     out += ["|---|---|---|---|"]
     for key, row in rows.items():
         rival, ours = row.get("timevqvae 1.0.1"), row["tsgen, engine torch"]

@@ -32,7 +32,7 @@ def train(name: str) -> tsgen.Model:
     X, y = generator.make(SERIES, seed=1)
     names = np.array(generator.classes)[y]
     start = time.perf_counter()
-    model = tsgen.fit(X, names, steps=(3000, 4000))
+    model = tsgen.fit(X, names, steps=(2000, 2500))
     model.save(BUNDLED / name)
     size = sum(file.stat().st_size for file in (BUNDLED / name).iterdir())
     minutes = (time.perf_counter() - start) / 60

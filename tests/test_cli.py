@@ -1,6 +1,7 @@
 """The command line: what it prints, writes, refuses and returns."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,28 +17,36 @@ L = 32
 NAMES = ("bell", "cylinder", "funnel")
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A working folder with a model, series with gaps, and a data set in two files."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A model, series with and without gaps, a data set in two files, a package folder."""
+    folder = tmp_path_factory.mktemp("cli")
     model = tiny_model(length=L)
-    model.save("model")
+    model.save(folder / "work" / "model")
     x = np.concatenate([model.generate(20, label=name, seed=9) for name in NAMES])
     y = np.repeat(NAMES, 20)
-    formats.write("data.npz", x, y)
-    (tmp_path / "set").mkdir()
-    formats.write("set/D_TRAIN.ts", x[::2], y[::2])
-    formats.write("set/D_TEST.ts", x[1::2], y[1::2])
+    formats.write(folder / "work" / "data.npz", x, y)
+    (folder / "work" / "set").mkdir()
+    formats.write(folder / "work" / "set" / "D_TRAIN.ts", x[::2], y[::2])
+    formats.write(folder / "work" / "set" / "D_TEST.ts", x[1::2], y[1::2])
     gaps = x[:5].copy()
     gaps[:, :, 10:20] = np.nan
-    formats.write("gaps.csv", gaps)
+    formats.write(folder / "work" / "gaps.csv", gaps)
+    tiny_model(length=128).save(folder / "bundled" / "cbf")
+    return folder
+
+
+@pytest.fixture
+def work(made, tmp_path, monkeypatch):
+    """A copy of it to work in."""
+    shutil.copytree(made / "work", tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "bundled")
-    tiny_model(length=128).save(bundled.FOLDER / "cbf")
+def bundle(made, monkeypatch):
+    monkeypatch.setattr(bundled, "FOLDER", made / "bundled")
 
 
 def run(line, capsys):
@@ -219,7 +228,7 @@ REFUSED = {
     "generate model 1 --out a.npy --label bell": "labels: .npy holds series only",
     "generate model 1 --out a.npz --format csv": "--format, --shard-size: wanted none",
     "generate model 1 --out a --format tsv": "format: wanted one of 'npz'",
-    "generate model 1 --out a.npz --steps 0": "steps: wanted whole numbers from 1",
+    "generate model 1 --out a.npz --steps 0": "steps: wanted a whole number from 1",
     "generate model 1 --out a.npz --top-p 2": "top_p: wanted",
     "generate model 1 --out a.npz --seed -1": "seed: wanted",
     "generate model 1 --out a.npz --device warp": "--device: wanted a device that is here",
@@ -231,7 +240,7 @@ REFUSED = {
     "forecast model data.npz 8 --n 0 --out a.npz": "n: wanted",
     "evaluate model data.npz": "X_train",
     "inspect data.npz": "wanted a folder, got a file",
-    "fit data.npz --out a --steps 1 2 3": "steps: wanted two numbers",
+    "fit data.npz --out a --steps 1 2 3": "steps: wanted a tuple of 2",
     "fit data.npz --out a --preset huge": "argument --preset: invalid choice",
     "fit gaps.csv --out a": "X: wanted finite numbers",
     "fit data.npz --out data.npz": "out: wanted a new or empty folder",
@@ -247,7 +256,8 @@ def test_refused_in_one_line(work, bundle, capsys, line):
     code, out, error = run(line, capsys)
     assert (code, out) == (2, "")
     last = error.splitlines()[-1]
-    assert last.startswith("tsgen") and "error: " in last
+    assert last.startswith("tsgen")
+    assert "error: " in last
     assert REFUSED[line] in last
     assert sorted(work.iterdir()) == before
 
@@ -268,8 +278,9 @@ def test_stopped(monkeypatch, capsys, error, code):
     assert run("info", capsys)[0] == code
 
 
+@pytest.mark.filterwarnings("default")
 def test_warnings_are_lines(work, capsys):
-    formats.write("wide.npy", np.ones((3, 40, 4)))
+    np.save("wide.npy", np.ones((3, 40, 4)))
     code, _, error = run("impute model wide.npy --out a.npz", capsys)
     assert code == 2
     assert error.splitlines()[0].startswith("tsgen: warning: X: more channels than time")

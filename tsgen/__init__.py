@@ -1,8 +1,6 @@
 """tsgen: learn a collection of time series and generate new ones, fast."""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tsgen.errors import TsgenError
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from tsgen.bulk import generate, stream
     from tsgen.bundled import load
     from tsgen.compat import from_timevqvae
-    from tsgen.fit import fit
+    from tsgen.fitting import fit
     from tsgen.model import Model
 
 __all__ = [
@@ -29,7 +27,7 @@ __all__ = [
 # Read when first used: `tsgen --help` does not wait for torch.
 _HOMES = {
     "Model": "tsgen.model",
-    "fit": "tsgen.fit",
+    "fit": "tsgen.fitting",
     "from_timevqvae": "tsgen.compat",
     "generate": "tsgen.bulk",
     "load": "tsgen.bundled",
@@ -49,14 +47,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, *_MODULES])
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: object) -> None:
-        # an import of the module tsgen.fit binds it here: tsgen.fit stays the function
-        if name == "fit" and isinstance(value, ModuleType):
-            value = value.fit
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from tsgen import arguments, formats
 from tsgen.bundled import open_model
-from tsgen.config import SamplingConfig, one_of
+from tsgen.config import one_of
 from tsgen.errors import ArgumentError, FileError, bad_value
 from tsgen.formats_io import atomic, typed_errors
-from tsgen.model import Model, bar
-from tsgen.sampler import CHUNK
+from tsgen.model import Model, Order, bar
+from tsgen.sampler import CHUNK, Sampler
 from tsgen.version import __version__
 
 Floats = NDArray[np.float32]
@@ -56,7 +56,6 @@ def generate(
     label: object = None,
     seed: int = 0,
     indices: Sequence[int] | Ints | None = None,
-    batch_size: int | None = None,
     strict: bool = True,
     progress: bool | None = None,
     **settings: Any,
@@ -71,28 +70,22 @@ def generate(
     format:      of the shards: "npz", "npy", "csv", "ts" or "parquet"
     shard_size:  series a shard, rounded up to a multiple of 64, which are computed together; the
                  memory needed is that of one shard
-    label, seed, indices, batch_size, strict, progress, settings: as in `Model.generate`; shards
-                 store the labels, and go without `indices`
+    label, seed, indices, strict, progress, settings: as in `Model.generate`; shards store the
+                 labels, and go without `indices`
     returns:     (n, channels, length) float32, or the folder
-    raises:      ArgumentError, also where `out` holds the shards of another call;
-                 ArgumentTypeError; FileError if a shard cannot be written
+    raises:      ArgumentError (also: `out` holds another call's), ArgumentTypeError, FileError
     """
     model = open_model(model)
     if out is None:
-        shared: dict[str, Any] = {"batch_size": batch_size, "strict": strict, "progress": progress}
-        return model.generate(n, label=label, seed=seed, indices=indices, **shared, **settings)
-    if indices is not None:
-        raise bad_value("indices", "None where there is a folder `out`", "indices")
-    if batch_size is not None:
-        arguments.count(batch_size, "batch_size")
+        shared: dict[str, Any] = {"indices": indices, "strict": strict, "progress": progress}
+        return model.generate(n, label=label, seed=seed, **shared, **settings)
+    if indices is not None or n is None:
+        raise bad_value("n", "how many, and no indices, for a folder `out`", n)
     one_of("format", format, FORMATS)
-    arguments.check_seed(seed)
-    total = arguments.count(n, "n", at_least=0)
+    folder = arguments.path(out, "out")
     size = -(-arguments.count(shard_size, "shard_size") // CHUNK) * CHUNK
-    names = label_names(model, label, total)
-    how = model.settings(settings)
-    shards = Shards(model, total, Path(out), format, size, names, int(seed), bool(strict), how)
-    return shards.write(progress)
+    order = model.order(n, label, seed, None, settings)
+    return Shards(model, order, bool(strict), folder, format, size).write(progress)
 
 
 def stream(
@@ -119,16 +112,11 @@ def stream(
     )
 
 
-def label_names(model: Model, label: object, n: int) -> str | NDArray[np.str_] | None:
-    """The class of all series, or of each, by name.
-
-    Read once: what an array of numbers means hangs on all of it, so it cannot be read in parts.
-    """
-    ids = model.class_ids(label, n)
-    if label is None or model.labels is None:
+def label_names(model: Model, classes: int | Ints) -> NDArray[np.str_] | None:
+    """The labels of class ids, one or (n,); None for series without class."""
+    if model.labels is None or np.any(np.equal(classes, model.config.n_classes)):
         return None
-    names = model.labels.decode(ids)
-    return str(names) if isinstance(ids, int) else names
+    return model.labels.decode(np.atleast_1d(classes))
 
 
 @dataclass(frozen=True)
@@ -136,17 +124,14 @@ class Shards:
     """A folder of shards to write: everything that its bytes depend on."""
 
     model: Model
-    n: int
+    order: Order  # of all shards together
+    strict: bool
     folder: Path
     format: str
     size: int  # series a shard
-    names: str | NDArray[np.str_] | None
-    seed: int
-    strict: bool
-    settings: SamplingConfig
 
     def __len__(self) -> int:
-        return -(-self.n // self.size)
+        return -(-len(self.order.index) // self.size)
 
     def path(self, k: int) -> Path:
         """Where shard k is."""
@@ -154,61 +139,53 @@ class Shards:
         name = f"samples-{k:0{width}d}-of-{len(self):0{width}d}.{self.format}"
         return self.folder / name
 
-    def indices(self, k: int) -> Ints:
-        """The series in shard k."""
-        return np.arange(k * self.size, min((k + 1) * self.size, self.n), dtype=np.int64)
+    def n_series(self, k: int) -> int:
+        """Series in shard k."""
+        return min(self.size, len(self.order.index) - k * self.size)
 
     def write(self, progress: bool | None) -> Path:
         """This process's shards, without those that are there."""
         rank, n_ranks = place()
-        check_writable(f"samples.{self.format}", self.model.shape, self.names)
+        names = label_names(self.model, np.unique(self.order.classes))
+        check_writable(f"samples.{self.format}", self.model.shape, names)
         self.open()
         with typed_errors(str(self.folder)):
             mine = [k for k in range(rank, len(self), n_ranks) if not self.path(k).exists()]
-        total = sum(len(self.indices(k)) for k in mine)
-        with bar(total, progress if rank == 0 else False) as shown:
+        sampler = Sampler(self.model.network, strict=self.strict)
+        with bar(sum(map(self.n_series, mine)), progress if rank == 0 else False) as shown:
             for k in mine:
                 forget_killed(self.path(k))
-                x = self.draw(self.indices(k), shown)
-                formats.write(self.path(k), x, self.labels(self.indices(k)))
+                x, names = self.shard(k, sampler, shown)
+                formats.write(self.path(k), x, names, first_id=k * self.size)
         return self.folder
 
-    def draw(self, index: Ints, shown: Any) -> Floats:
-        """Series by index."""
-        x, done = np.empty((len(index), *self.model.shape), np.float32), 0
-        changes = dataclasses.asdict(self.settings)
-        for batch in self.model.stream(
-            indices=index,
-            label=self.names if isinstance(self.names, str) else self.labels(index),
-            seed=self.seed,
-            strict=self.strict,
-            **changes,
-        ):
-            x[done : done + len(batch)] = batch
-            done += len(batch)
-            shown.update(len(batch))
-        return x
-
-    def labels(self, index: Ints) -> NDArray[np.str_] | None:
-        """The label of each of these series."""
-        if self.names is None:
-            return None
-        return np.full(len(index), self.names) if isinstance(self.names, str) else self.names[index]
+    def shard(self, k: int, sampler: Sampler, shown: Any) -> tuple[Floats, NDArray[np.str_] | None]:
+        """Series and labels of shard k."""
+        first, n = k * self.size, self.n_series(k)
+        request = self.order.request(slice(first, first + n))
+        x = np.empty((n, *self.model.shape), np.float32)
+        for i in range(0, n, CHUNK):
+            places = np.arange(i, min(i + CHUNK, n))
+            x[places] = self.model.series(sampler, request.at(places), self.order.settings)
+            shown.update(len(places))
+        return x, label_names(self.model, request.class_B)
 
     def manifest(self) -> dict[str, Any]:
         """What the bytes of the shards depend on, as plain JSON."""
-        label: Any = self.names
-        if isinstance(label, np.ndarray):
-            label = {"sha256": hashlib.sha256("\0".join(label.tolist()).encode()).hexdigest()}
+        classes = self.order.classes
+        names = label_names(self.model, classes)
+        label: Any = None if names is None else str(names[0])
+        if not isinstance(classes, int):
+            label = {"sha256": hashlib.sha256(classes.tobytes()).hexdigest()}
         return {
             "kind": "samples",
             "tsgen": __version__,
             "model": fingerprint(self.model),
             "device": self.model.device.type,
-            "n": self.n,
+            "n": len(self.order.index),
             "label": label,
-            "seed": self.seed,
-            "settings": dataclasses.asdict(self.settings),
+            "seed": self.order.seed,
+            "settings": dataclasses.asdict(self.order.settings),
             "strict": self.strict,
             "format": self.format,
             "shard_size": self.size,
@@ -258,9 +235,9 @@ def place() -> tuple[int, int]:
     return int(rank), int(n_ranks)
 
 
-def check_writable(name: str, shape: tuple[int, int], names: str | NDArray[np.str_] | None) -> None:
+def check_writable(name: str, shape: tuple[int, int], labels: NDArray[np.str_] | None) -> None:
     """Refuse a file that cannot hold series of a shape and their labels, before any is drawn."""
-    labels = None if names is None or not len(names) else np.unique(np.atleast_1d(names))
+    labels = None if labels is None or not len(labels) else np.unique(labels)
     x = np.zeros((1 if labels is None else len(labels), *shape), np.float32)
     # where there is no room for temporary files the first shard has to show it
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:

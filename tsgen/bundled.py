@@ -6,7 +6,8 @@ import functools
 import os
 from pathlib import Path
 
-from tsgen.errors import bad_type, bad_value
+from tsgen import arguments
+from tsgen.errors import bad_value
 from tsgen.model import Model
 
 FOLDER = Path(__file__).with_name("bundled")
@@ -25,14 +26,13 @@ def load(path: str | os.PathLike[str]) -> Model:
     returns:  Model on the CPU, the caller's own
     raises:   ArgumentError for neither, FileError for anything that is not a whole, unaltered model
     """
-    if not isinstance(path, str | os.PathLike):
-        raise bad_type("path", "a bundled model's name or a folder", path)
+    folder = arguments.path(path, "model")
     if path in names():
-        return Model.load(FOLDER / path)
-    if not os.path.lexists(path):
+        return Model.load(FOLDER / folder)
+    if not os.path.lexists(folder):
         known = ", ".join(names()) or "none here"
-        raise bad_value("model", f"a folder, or a bundled model ({known})", repr(os.fspath(path)))
-    return Model.load(path)
+        raise bad_value("model", f"a folder, or a bundled model ({known})", repr(str(folder)))
+    return Model.load(folder)
 
 
 def open_model(model: Model | str | os.PathLike[str]) -> Model:
@@ -44,8 +44,6 @@ def open_model(model: Model | str | os.PathLike[str]) -> Model:
     """
     if isinstance(model, Model):
         return model
-    if not isinstance(model, str | os.PathLike):
-        raise bad_type("model", "a Model, a bundled model's name or a folder", model)
     return _shared(FOLDER, model) if isinstance(model, str) and model in names() else load(model)
 
 

@@ -45,7 +45,8 @@ class Codebook(nn.Module):
         self.config = config
         self.project_in = nn.Linear(config.hidden_dim, config.code_dim)
         self.project_out = nn.Linear(config.code_dim, config.hidden_dim)
-        codes_KD = torch.randn(n_codes, config.code_dim)
+        codes_KD = torch.empty(n_codes, config.code_dim)
+        nn.init.normal_(codes_KD)
         if config.orthogonal > 0:
             self.codes_KD = nn.Parameter(codes_KD)
         else:
@@ -76,9 +77,10 @@ class Codebook(nn.Module):
         return Quantised(z_BND, found.ids_N.view(B, N), loss, found.counts_K)
 
     def down(self, z_BND: Tensor) -> Tensor:
-        """Latents in the codes' own space: (B * N, code_dim)."""
-        x_MD = self.project_in(z_BND.reshape(-1, z_BND.shape[-1]))
-        return F.normalize(x_MD, dim=-1) if self.config.codebook == "cosine" else x_MD
+        """Latents in the codes' own space: (B * N, code_dim), in float32 under autocast too."""
+        with torch.autocast(z_BND.device.type, enabled=False):
+            x_MD = self.project_in(z_BND.reshape(-1, z_BND.shape[-1]).to(self.codes_KD.dtype))
+            return F.normalize(x_MD, dim=-1) if self.config.codebook == "cosine" else x_MD
 
     def codes(self) -> Tensor:
         """The codes as they are compared and decoded: (K, code_dim), of length 1 if cosine."""

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 import tsgen.bulk
 from tsgen import arguments, bundled, dispatch, formats, metrics, synthetic, viz
-from tsgen.bulk import check_writable
+from tsgen.bulk import check_writable, label_names
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
-from tsgen.fit import fit as fit_model
+from tsgen.fitting import fit as fit_model
+from tsgen.fitting import make_folder
 from tsgen.formats import Collection
 from tsgen.formats_io import typed_errors
 from tsgen.model import Model
@@ -65,7 +66,7 @@ def generate(args: Namespace) -> str:
         return f"{out}: {args.n:,} series in {time.perf_counter() - began:.1f} s"
     if args.format is not None or args.shard_size is not None:
         raise bad_value("--format, --shard-size", f"none where --out is a file ({out})", "one")
-    names = tsgen.bulk.label_names(model, label, args.n)
+    names = label_names(model, model.class_ids(label, args.n))
     check_out(out, model.shape, names)
     x = model.generate(args.n, label=label, seed=args.seed, **settings(args))
     formats.write(out, x, None if names is None else np.resize(names, len(x)))
@@ -180,8 +181,7 @@ def demo(args: Namespace) -> str:
     out, n = Path(args.out), 1000
     model = bundled.open_model("cbf")
     assert model.labels is not None
-    with typed_errors(str(out)):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     y, began = np.resize(model.labels.names, n), time.perf_counter()
     x = model.generate(n, label=y, seed=0)
     seconds = time.perf_counter() - began

@@ -9,7 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tsgen.config import PRESETS, ModelConfig, PriorConfig, SamplingConfig, TokenizerConfig
+from tsgen.config import (
+    PRESETS,
+    ModelConfig,
+    PriorConfig,
+    SamplingConfig,
+    TokenizerConfig,
+    halvings,
+)
 from tsgen.data import Labels, Scaler
 from tsgen.errors import bad_type
 from tsgen.layers import Attention, Block, DownBlock, ResBlock, Snake, UpBlock, UpConv
@@ -88,12 +95,13 @@ def count_resblocks(encoder: nn.Sequential) -> int:
 
 def widths(vqvae: Any) -> tuple[int, ...]:
     """A target width for each band that gives the same number of halvings."""
-    hop = max(1, vqvae.n_fft // 4)
-    halvings = [
-        sum(hasattr(layer, "block") for layer in e.encoder)
-        for e in (vqvae.encoder_l, vqvae.encoder_h)
-    ]
-    return tuple(max(1, round(vqvae.input_length / hop / 2**n)) for n in halvings)
+    length, hop = vqvae.input_length, max(1, vqvae.n_fft // 4)
+    out = []
+    for encoder in (vqvae.encoder_l.encoder, vqvae.encoder_h.encoder):
+        n = sum(hasattr(layer, "block") for layer in encoder)
+        fits = (w for w in range(length + 1, 0, -1) if halvings(length, hop, w) == n)
+        out.append(next(fits, length + 1))
+    return tuple(out)
 
 
 def prior_config(transformer: Any) -> PriorConfig:
@@ -109,6 +117,7 @@ def prior_config(transformer: Any) -> PriorConfig:
         # the middle of the range that int(hidden * mult * 2 / 3) takes to this width
         ff_mult=(feed_forward[1].out_features + 0.5) * 1.5 / hidden,
         dropout=transformer.emb_dropout,
+        tables="free",
     )
 
 
@@ -189,7 +198,7 @@ def copy_layer(mine: nn.Module, theirs: Any) -> None:
 
 def copy_prior(prior: Prior, theirs: Any, own_tokens: str) -> None:
     """One transformer."""
-    copy(prior.embed, getattr(theirs, own_tokens))
+    prior.embed.free.copy_(getattr(theirs, own_tokens).weight)
     copy(prior.places, theirs.pos_emb)
     copy(prior.classes, theirs.class_condition_emb)
     copy(prior.project_in, theirs.proj_in)
@@ -197,10 +206,11 @@ def copy_prior(prior: Prior, theirs: Any, own_tokens: str) -> None:
         copy_block(cast(Block, mine), *layer)
     copy(prior.head_in, theirs.pred_head[0])
     copy(prior.head_norm, theirs.pred_head[2])
-    copy(prior.head, theirs.pred_head[3])
+    prior.head.free.copy_(plain_weight(theirs.pred_head[3]))
+    prior.head_bias.copy_(theirs.pred_head[3].bias)
     if prior.context is not None:
         conv_in, _, norm, conv_out = theirs.projector.conv
-        copy(prior.context.embed, theirs.tok_emb_l)
+        prior.context.embed.free.copy_(theirs.tok_emb_l.weight[:-1])  # its [MASK] never comes
         copy(prior.context.conv_in, conv_in)
         copy_norm(prior.context.norm, norm)
         copy(prior.context.conv_out, conv_out)

@@ -108,11 +108,7 @@ class TokenizerConfig:
 
     def n_halvings(self, band: int) -> int:
         """How often the encoder halves time; at least once."""
-        width = self.token_width[band]
-        if self.inner_length < width:
-            return 1
-        rate = round(self.inner_length / self.hop / width)
-        return max(1, round(math.log2(max(1, rate))))
+        return halvings(self.inner_length, self.hop, self.token_width[band])
 
     def grid(self, band: int) -> tuple[int, int]:
         """Rows and columns of a band's tokens."""
@@ -123,6 +119,12 @@ class TokenizerConfig:
         """Tokens of a band."""
         rows, columns = self.grid(band)
         return rows * columns
+
+
+def halvings(length: int, hop: int, width: int) -> int:
+    """How often frames are halved to come near `width` columns; at least once."""
+    rate = round(length / hop / width) if length >= width else 1
+    return max(1, round(math.log2(max(1, rate))))
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class PriorConfig:
     head_dim: int = 64
     ff_mult: float = 1  # the feed-forward is 2/3 ff_mult times as wide as hidden_dim
     dropout: float = 0.3  # of the embeddings of known tokens
+    tables: str = "codes"  # a token's vectors: a function of its code; "free": each by itself
 
     def __post_init__(self) -> None:
         for name in ("embed_dim", "hidden_dim", "n_heads", "head_dim"):
@@ -143,6 +146,7 @@ class PriorConfig:
         whole("n_layers", self.n_layers, at_most=1000)
         number("ff_mult", self.ff_mult, at_least=3 / 2 / self.hidden_dim, below=1000)
         number("dropout", self.dropout, below=1)
+        one_of("tables", self.tables, ("codes", "free"))
 
     @property
     def ff_dim(self) -> int:
@@ -238,7 +242,7 @@ class Preset:
 PRESETS = {
     "base": Preset(
         tokenizer={"restart_below": 0.05},
-        priors=(PriorConfig(), PriorConfig(hidden_dim=64, n_layers=2, head_dim=32)),
+        priors=(PriorConfig(), PriorConfig(n_layers=2, head_dim=32)),
     ),
     "large": Preset(
         tokenizer={"init_dim": 16, "max_dim": 256, "hidden_dim": 256, "restart_below": 0.05},
@@ -249,7 +253,10 @@ PRESETS = {
     ),
     "timevqvae": Preset(
         tokenizer={"max_dim": 2**20},
-        priors=(PriorConfig(), PriorConfig(hidden_dim=32, n_layers=1, n_heads=1)),
+        priors=(
+            PriorConfig(tables="free"),
+            PriorConfig(hidden_dim=32, n_layers=1, n_heads=1, tables="free"),
+        ),
         band_alignment="flat",
         mask_polarity="keep",
         adapt_codes=False,

@@ -44,7 +44,7 @@ def as_series(
 
     Raises ArgumentTypeError for what is not real numbers (object, text, bool, complex), and
     ArgumentError for 1-D or 4-D, no series, no channel, fewer than 2 time steps, infinity, NaN,
-    and magnitudes that float32 cannot hold. Warns if there are more channels than time steps.
+    and magnitudes that float32 cannot hold.
     """
     check_layout(layout)
     if isinstance(x, list | tuple):
@@ -195,9 +195,15 @@ def _check_shape(array: Array, layout: str, name: str) -> None:
     if array.size == 0 or time < 2:
         wanted = f"{dims} with at least 1 series, 1 channel and 2 time steps"
         raise bad_value(name, wanted, f"shape {array.shape}")
-    if array.ndim == 3 and array.size // len(array) // time > time:
+
+
+def warn_if_swapped(array: Floats, layout: str, name: str = "X") -> None:
+    """Say so where there are more channels than time steps: it may be the other layout."""
+    _, channels, time = array.shape
+    if channels > time:
         warnings.warn(
-            f"{name}: more channels than time in {array.shape}, layout {layout}: is it the other?",
+            f"{name}: more channels than time, {channels} and {time}, in layout {layout}:"
+            " is it the other?",
             stacklevel=3,
         )
 

@@ -137,6 +137,7 @@ def write(
     *,
     lengths: object = None,
     channels: Sequence[str] | None = None,
+    first_id: int = 0,
 ) -> None:
     """Write series to one file, whole or not at all; an older file of that name is replaced.
 
@@ -145,6 +146,7 @@ def write(
     labels: one per series, ints or text, or None.
     lengths: time steps of each series if they differ, int (n,); the rest of x is padding.
     channels: names of the channels, kept by .npz, .csv and .parquet.
+    first_id: series_id of the first series in the long form of .parquet and .csv.
 
     Raises FileError if it cannot be written, else as `as_series` does.
     """
@@ -164,11 +166,11 @@ def write(
             case ".npy":
                 write_npy(file, c)
             case ".csv":
-                write_csv(file, c)
+                write_csv(file, c, first_id)
             case ".ts":
                 write_ts(file, c, str(target))
             case _:
-                write_parquet(file, c, str(target))
+                write_parquet(file, c, str(target), first_id)
 
 
 def _collection(

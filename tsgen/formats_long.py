@@ -173,7 +173,7 @@ def _from_wide(source: Source, table: Any) -> Collection:
     return rows.build(padded=True)
 
 
-def write_parquet(file: IO[bytes], c: Collection, path: str) -> None:
+def write_parquet(file: IO[bytes], c: Collection, path: str, first_id: int) -> None:
     """The long form: series_id int64, t int32, channel int32 or text, value float32, label text."""
     pa, parquet = _pyarrow(path)
     n, channels, time = c.X.shape
@@ -191,7 +191,11 @@ def write_parquet(file: IO[bytes], c: Collection, path: str) -> None:
             if c.lengths is not None:
                 kept &= np.arange(time) < c.lengths[start : start + step, None, None]
             i, channel, t = (a.astype(np.int32) for a in np.nonzero(kept))
-            columns = [pa.array(i.astype(np.int64) + start), pa.array(t), pa.array(channel)]
+            columns = [
+                pa.array(i.astype(np.int64) + (first_id + start)),
+                pa.array(t),
+                pa.array(channel),
+            ]
             if names is not None:
                 columns[2] = pa.DictionaryArray.from_arrays(columns[2], names)
             columns.append(pa.array(X[kept]))

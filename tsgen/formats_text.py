@@ -123,14 +123,14 @@ def _read_long(
     return from_long(source, read, floats)
 
 
-def write_csv(file: IO[bytes], c: Collection) -> None:
+def write_csv(file: IO[bytes], c: Collection, first_id: int) -> None:
     """One channel: a header (label, t0, t1, ...) and a row per series; more: the long form."""
     labels = None if c.y is None else c.y.tolist()
     bad = [name for name in {*(labels or []), *(c.channels or ())} if not one_line(name, "")]
     if bad:
         raise bad_value("labels", "names of one line without outer spaces", repr(bad[0]))
     if c.X.shape[1] > 1 or c.channels:
-        return _write_long(file, c, labels)
+        return _write_long(file, c, labels, first_id)
     names = [*([] if labels is None else ["label"]), *(f"t{t}" for t in range(c.X.shape[2]))]
     file.write((",".join(names) + "\n").encode())
     for i, (values,) in enumerate(format_rows(c.X, None)):
@@ -139,15 +139,16 @@ def write_csv(file: IO[bytes], c: Collection) -> None:
     return None
 
 
-def _write_long(file: IO[bytes], c: Collection, labels: list[str] | None) -> None:
+def _write_long(file: IO[bytes], c: Collection, labels: list[str] | None, first_id: int) -> None:
     names = LONG if labels is not None else LONG[:-1]
     file.write((",".join(names) + "\n").encode())
     channels = [_quoted(name) for name in c.channels or map(str, range(c.X.shape[1]))]
     for i, texts in enumerate(format_rows(c.X, c.lengths)):
+        series_id = first_id + i
         end = "\n" if labels is None else f",{_quoted(labels[i])}\n"
         for channel, text in zip(channels, texts, strict=True):
             cells = enumerate(text.split(","))
-            file.write("".join(f"{i},{t},{channel},{v}{end}" for t, v in cells).encode())
+            file.write("".join(f"{series_id},{t},{channel},{v}{end}" for t, v in cells).encode())
 
 
 def _quoted(text: str) -> str:

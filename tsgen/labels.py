@@ -40,6 +40,8 @@ class Labels:
         Raises ArgumentError for missing labels and ArgumentTypeError for any other kind.
         """
         names, _, _ = names_of(y, "y")
+        if not names:
+            raise bad_value("y", "a label for every series", "none")
         try:
             return cls(tuple(sorted(names, key=lambda name: (_number(name), name))))
         except ValueError:  # not all are numbers

@@ -18,7 +18,8 @@ class Snake(nn.Module):
 
     def __init__(self, n_channels: int, *, normalised: bool = False) -> None:
         super().__init__()
-        self.a_C = nn.Parameter(torch.empty(n_channels).uniform_(0.2, 0.5))
+        self.a_C = nn.Parameter(torch.empty(n_channels))
+        nn.init.uniform_(self.a_C, 0.2, 0.5)
         self.norm = nn.BatchNorm2d(n_channels) if normalised else None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -104,6 +105,41 @@ class UpBlock(nn.Module):
         return cast(Tensor, self.snake(self.conv(x_BCHW)))
 
 
+class TokenTable(nn.Module):
+    """A vector for every token id.
+
+    "free": each is learned by itself. "codes": a small network of the code that the token stands
+    for, so that tokens of neighbouring codes are alike before any of them has been seen often.
+    """
+
+    codes_KD: Tensor
+
+    def __init__(
+        self, n_codes: int, code_dim: int, width: int, kind: str, *, mask: bool, std: float = 1.0
+    ) -> None:
+        super().__init__()
+        n_free = n_codes + mask if kind == "free" else int(mask)
+        self.free = nn.Parameter(torch.empty(n_free, width))
+        nn.init.normal_(self.free, std=std)
+        self.register_buffer("codes_KD", torch.zeros(0 if kind == "free" else n_codes, code_dim))
+        self.net = None
+        if kind == "codes":
+            layers: list[nn.Module] = []
+            for n_in in (code_dim, width):
+                layers += [nn.Linear(n_in, width), nn.GELU()]
+            self.net = nn.Sequential(*layers, nn.Linear(width, width))
+
+    def forward(self) -> Tensor:
+        """(K, width), or (K + 1, width) with [MASK] last."""
+        return self.free if self.net is None else torch.cat([self.net(self.codes_KD), self.free])
+
+    def see(self, codes_KD: Tensor) -> None:
+        """Take the codes of a trained tokenizer, brought to unit variance."""
+        if self.net is not None:
+            std_D, mean_D = torch.std_mean(codes_KD.detach(), dim=0)
+            self.codes_KD.copy_((codes_KD.detach() - mean_D) / std_D.clamp_min(1e-6))
+
+
 class Attention(nn.Module):
     """Pre-norm attention with normalised queries and keys, a null key, and a norm at the end."""
 
@@ -112,7 +148,8 @@ class Attention(nn.Module):
         self.n_heads, inner = config.n_heads, config.n_heads * config.head_dim
         self.norm_in = nn.LayerNorm(config.hidden_dim)
         self.qkv = nn.Linear(config.hidden_dim, 3 * inner, bias=False)
-        self.null_kv = nn.Parameter(torch.randn(2, config.n_heads, config.head_dim))
+        self.null_kv = nn.Parameter(torch.empty(2, config.n_heads, config.head_dim))
+        nn.init.normal_(self.null_kv)
         self.q_scale = nn.Parameter(torch.ones(config.head_dim))
         self.k_scale = nn.Parameter(torch.ones(config.head_dim))
         self.out = nn.Linear(inner, config.hidden_dim, bias=False)

@@ -24,6 +24,8 @@ from tsgen.sampler import CHUNK, Request, Sampler
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+NAMED = 2**14  # named indices that are sorted into chunks at a time
+
 
 @dataclass(frozen=True)
 class Order:
@@ -140,22 +142,22 @@ class Model:
 
     def batches(self, order: Order, batch_size: int, strict: bool) -> Iterator[Floats]:
         """Whole chunks are computed however small the batches are, and cut up."""
-        held: list[Floats] = []
+        held = np.empty((0, *self.shape), dtype=np.float32)
         for _, series in self.drawn(order, strict, batch_size):
-            held.append(series)
-            while sum(map(len, held)) >= batch_size:
-                joined = np.concatenate(held)
-                yield joined[:batch_size].copy()
-                held = [joined[batch_size:]]
-        if sum(map(len, held)):
-            yield np.concatenate(held)
+            held = np.concatenate([held, series])
+            whole = len(held) // batch_size * batch_size
+            for first in range(0, whole, batch_size):
+                yield held[first : first + batch_size].copy()
+            held = held[whole:]
+        if len(held):
+            yield held
 
     def drawn(self, order: Order, strict: bool, step: int) -> Iterator[tuple[slice, Floats]]:
         """The series of an order, about `step` at a time and in its sequence."""
         sampler = Sampler(self.network, strict=strict)
         step = max(CHUNK, step // CHUNK * CHUNK)  # never a part of what is computed together
-        # named indices may lie in one chunk wherever they stand: then all at once
-        step = step if isinstance(order.index, range) else max(step, len(order.index))
+        # indices of one chunk may be named far apart: then many are looked at together
+        step = step if isinstance(order.index, range) else max(step, NAMED)
         for first in range(0, len(order.index), step):
             part = slice(first, min(first + step, len(order.index)))
             yield part, self.series(sampler, order.request(part), order.settings)
@@ -164,11 +166,15 @@ class Model:
         """The series of a request, in the data's units."""
         out = np.empty((len(request.index_B), *self.shape), dtype=np.float32)
         for places, _, series in sampler.draw(request, settings):
-            scaled = series.float().cpu().numpy()
-            if not np.isfinite(scaled).all():
-                raise RunError("model: wanted finite series, got NaN or infinity; is it trained?")
-            out[places] = self.scaler.undo(scaled)
+            out[places] = self.unscaled(series)
         return out
+
+    def unscaled(self, series_BCL: Tensor) -> Floats:
+        """Decoded series in the data's units."""
+        scaled = series_BCL.float().cpu().numpy()
+        if not np.isfinite(scaled).all():
+            raise RunError("model: wanted finite series, got NaN or infinity; is it trained?")
+        return self.scaler.undo(scaled)
 
     def impute(
         self,
@@ -269,7 +275,7 @@ class Model:
         for first in range(0, len(out), CHUNK):
             part = slice(first, first + CHUNK)
             series = self.network.tokenizer.decode([b[part].to(self.device) for b in bands])
-            out[part] = self.scaler.undo(series.cpu().numpy())
+            out[part] = self.unscaled(series)
         return out
 
     def tokens(self, array: Floats) -> list[Tensor]:

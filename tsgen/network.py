@@ -1,13 +1,25 @@
 """Everything that has weights: the tokenizer and one prior per band."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tsgen.config import ModelConfig
 from tsgen.prior import Prior
-from tsgen.tokenizer import Tokenizer, stft_window
+from tsgen.tokenizer import Tokenizer
+
+
+class Unfilled(TorchFunctionMode):
+    """Leaves out the filling of new weights: on the meta device it takes seconds and fills none."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 class Network(nn.Module):
@@ -22,17 +34,16 @@ class Network(nn.Module):
     @staticmethod
     def shapes(config: ModelConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """Shape and dtype of every tensor in the state of such a network; allocates none."""
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             state = Network(config).state_dict()
         return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
     @staticmethod
     def from_state(config: ModelConfig, state: dict[str, Tensor]) -> "Network":
         """A network with these weights, in eval mode. No random number is drawn."""
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             network = Network(config)
         network.load_state_dict(state, assign=True)
-        network.tokenizer.window_W = stft_window(config.tokenizer)  # not part of the state
         return network.eval()
 
     def each_prior(self) -> list[Prior]:

@@ -15,38 +15,49 @@ from torch import Tensor, nn
 
 from tsgen import ops
 from tsgen.config import ModelConfig
-from tsgen.layers import Block, folded, take
+from tsgen.layers import Block, TokenTable, folded, take
 
 
 class Context(nn.Module):
     """What the high band sees of the low one: its tokens, brought to the high band's places.
 
-    Aligned in "time" the convolutions run on the low band's few tokens, and a token of the high
-    band gets what stands at its time. "flat", as timevqvae 1.0.1 has it, stretches the low tokens
-    over the high ones, rows after rows, and then convolves: eight times the work, and a token of
-    row r sees other times than its own.
+    Aligned in "time" two convolutions run over the low band's few tokens, and the last gives each
+    place of the high band its own linear map of what stands at its time. "flat", as timevqvae 1.0.1
+    has it, stretches the low tokens over the high ones, rows after rows, and then convolves: eight
+    times the work, and a token of row r sees other times than its own.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        E = config.priors[1].embed_dim
-        self.rows, self.width = config.tokenizer.grid(1)
+        tokenizer, E = config.tokenizer, config.priors[1].embed_dim
+        self.grid, self.n_low = tokenizer.grid(1), tokenizer.n_tokens(0)
         self.aligned = config.band_alignment == "time"
-        self.embed = nn.Embedding(config.tokenizer.n_codes[0] + 1, E)
-        self.conv_in = nn.Conv1d(E, 2 * E, 7, padding=3)
+        # places of the high band for each low token, in time
+        self.finer = max(1, round(self.grid[1] / self.n_low)) if self.aligned else 1
+        maps = self.grid[0] * self.finer if self.aligned else 1
+        tables = config.priors[1].tables
+        # no [MASK]: all low tokens are known by then
+        self.embed = TokenTable(tokenizer.n_codes[0], tokenizer.code_dim, E, tables, mask=False)
+        # two low tokens on each side; of stretched ones it takes more to see as far
+        size, dilation = (3, 1) if self.aligned else (7, 2)
+        self.conv_in = nn.Conv1d(E, 2 * E, size, padding="same")
         self.norm = nn.BatchNorm1d(2 * E)
-        self.conv_out = nn.Conv1d(2 * E, E, 7, padding=6, dilation=2)
+        self.conv_out = nn.Conv1d(2 * E, maps * E, size, padding="same", dilation=dilation)
         self.dropout = config.priors[1].dropout
 
     def forward(self, low_BM: Tensor) -> Tensor:
         """(B, N, E) for the N places of the high band, from all M tokens of the low one."""
-        x_BEM = F.dropout(self.embed(low_BM), self.dropout, self.training).mT
-        if self.aligned:
-            x_BEW = F.interpolate(self.convolved(x_BEM), size=self.width, mode="nearest")
-            # every row of the high band shares the low band's time
-            return x_BEW.mT.repeat(1, self.rows, 1)
-        x_BEN = F.interpolate(x_BEM, size=self.rows * self.width, mode="nearest")
-        return self.convolved(x_BEN).mT
+        x_BEM = F.embedding(low_BM, self.embed())
+        x_BEM = F.dropout(x_BEM, self.dropout, self.training).mT
+        (B, _, M), (rows, width) = x_BEM.shape, self.grid
+        if not self.aligned:
+            x_BEN = F.interpolate(x_BEM, size=rows * width, mode="nearest")
+            return self.convolved(x_BEN).mT
+        maps = self.convolved(x_BEM).view(B, rows, -1, self.finer, M)
+        # (low token, place within it) is time; a ratio that is not whole repeats a place or two
+        x_BREW = maps.mT.reshape(B, -1, M * self.finer)
+        x_BREW = F.interpolate(x_BREW, size=width, mode="nearest").view(B, rows, -1, width)
+        return x_BREW.mT.reshape(B, rows * width, -1)
 
     def convolved(self, x_BEM: Tensor) -> Tensor:
         h = F.gelu(self.conv_in(x_BEM))
@@ -60,6 +71,7 @@ class Folded(NamedTuple):
     """What does not change between decoding steps, in the transformer's own width D."""
 
     tokens_KD: Tensor  # (K + 1, D), of token ids
+    head_KD: Tensor  # (K, D), of the head's last layer
     places_ND: Tensor  # (N, D), of positions, with the bias
     classes_CD: Tensor  # (n_classes + 1, D)
 
@@ -75,14 +87,17 @@ class Prior(nn.Module):
         self.n_tokens = config.tokenizer.n_tokens(band)
         self.context = Context(config) if band else None
         width = 2 * E if band else E
-        self.embed = nn.Embedding(self.n_codes + 1, E)
+        code_dim, tables = config.tokenizer.code_dim, prior.tables
+        self.embed = TokenTable(self.n_codes, code_dim, E, tables, mask=True)
         self.places = nn.Embedding(self.n_tokens, width)
         self.classes = nn.Embedding(config.n_classes + 1, width)
         self.project_in = nn.Linear(width, prior.hidden_dim)
         self.blocks = nn.ModuleList([Block(prior) for _ in range(prior.n_layers)])
         self.head_in = nn.Linear(prior.hidden_dim, prior.hidden_dim)
         self.head_norm = nn.LayerNorm(prior.hidden_dim, eps=1e-12)
-        self.head = nn.Linear(prior.hidden_dim, self.n_codes)
+        D = prior.hidden_dim
+        self.head = TokenTable(self.n_codes, code_dim, D, tables, mask=False, std=D**-0.5)
+        self.head_bias = nn.Parameter(torch.zeros(self.n_codes))
 
     def forward(self, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None) -> Tensor:
         """Logits (B, N, K) of every position.
@@ -91,11 +106,11 @@ class Prior(nn.Module):
         class_B:  (B,) int64 class ids, n_classes for none
         low_BM:   (B, M) int64 tokens of the low band; for the high band only
         """
-        return cast(Tensor, self.head(self.hidden(ids_BN, class_B, low_BM)))
+        return F.linear(self.hidden(ids_BN, class_B, low_BM), self.head(), self.head_bias)
 
     def hidden(self, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None) -> Tensor:
         """What the head's last layer gets, for every position: (B, N, D)."""
-        x_BNE = self.embed(ids_BN)
+        x_BNE = F.embedding(ids_BN, self.embed())
         if self.training:
             kept = F.dropout(x_BNE, self.dropout)
             x_BNE = torch.where((ids_BN == self.n_codes)[:, :, None], x_BNE, kept)
@@ -118,12 +133,20 @@ class Prior(nn.Module):
         x_BMD = last(x_BTD)[:, 1:] if positions_BM is None else last(x_BTD, positions_BM + 1)
         return cast(Tensor, self.head_norm(F.gelu(self.head_in(x_BMD))))
 
+    def see(self, codes: list[Tensor]) -> None:
+        """Take the codes (K, code_dim) of each band of a trained tokenizer."""
+        own = codes[1 if self.context is not None else 0]
+        self.embed.see(own)
+        self.head.see(own)
+        if self.context is not None:
+            self.context.embed.see(codes[0])
+
     def fold(self) -> Folded:
         """Embeddings taken through the input projection once: it is linear."""
-        E = self.embed.weight.shape[1]
-        weight_DE = self.project_in.weight
+        embed_KE, weight_DE = self.embed(), self.project_in.weight
         return Folded(
-            F.linear(self.embed.weight, weight_DE[:, -E:]),
+            F.linear(embed_KE, weight_DE[:, -embed_KE.shape[1] :]),
+            self.head(),
             F.linear(self.places.weight, weight_DE, self.project_in.bias),
             F.linear(self.classes.weight, weight_DE, self.project_in.bias),
         )
@@ -131,7 +154,7 @@ class Prior(nn.Module):
     def fold_context(self, low_BM: Tensor) -> Tensor:
         """The low band's share of the input, in width D: (B, N, D)."""
         assert self.context is not None
-        E = self.embed.weight.shape[1]
+        E = self.embed.free.shape[1]
         return F.linear(self.context(low_BM), self.project_in.weight[:, :-E])
 
     def assemble(
@@ -154,7 +177,7 @@ class Prior(nn.Module):
         h_BND = self.hidden(torch.where(masked_BN, self.n_codes, ids_BN), class_B, low_BM)
         rows_R = masked_BN.flatten().nonzero()[:, 0]
         return ops.masked_cross_entropy(
-            h_BND.flatten(0, 1), self.head.weight, self.head.bias, rows_R, ids_BN.flatten()[rows_R]
+            h_BND.flatten(0, 1), self.head(), self.head_bias, rows_R, ids_BN.flatten()[rows_R]
         )
 
 

@@ -202,8 +202,8 @@ class BandDecoder:
         drawn, logp = ops.sample_code(
             h_BMD.flatten(0, 1),
             (u_BN if places_BM is None else u_BN.gather(1, places_BM)).flatten(),
-            prior.head.weight,
-            prior.head.bias,
+            self.folded.head_KD,
+            prior.head_bias,
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,

@@ -181,7 +181,7 @@ class Tokenizer(nn.Module):
 
 def stft_window(config: TokenizerConfig) -> Tensor:
     """Hann; the scale makes the transform of white noise as loud as the noise."""
-    return torch.hann_window(config.n_fft) / math.sqrt(config.n_fft)
+    return torch.hann_window(config.n_fft, device="cpu") / math.sqrt(config.n_fft)
 
 
 def code_use(counts: list[Tensor]) -> dict[str, float]:

@@ -33,7 +33,7 @@ CALIBRATION_STEPS = 20  # timed before a budget in minutes becomes one in steps
 class TrainConfig:
     """How to train. Pairs are for stage 1, the tokenizer, and stage 2, the prior."""
 
-    steps: tuple[int, int] = (2000, 3000)
+    steps: tuple[int, int] = (2000, 1500)
     minutes: float | None = None  # instead of steps: for both stages together
     batch_size: int = 64
     learning_rate: tuple[float, float] = (2e-3, 1e-3)

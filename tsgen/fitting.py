@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsgen import arguments, checkpoint
 from tsgen.config import PRESETS, ModelConfig, Preset, SamplingConfig, TokenizerConfig, one_of
-from tsgen.data import Labels, Scaler, as_series
+from tsgen.data import Labels, Scaler, as_series, warn_if_swapped
 from tsgen.errors import FileError, bad_value
 from tsgen.model import Model
 from tsgen.network import Network
@@ -59,6 +59,7 @@ def fit(
     raises:    ArgumentError, ArgumentTypeError, FileError; RunError if the loss stops being finite
     """
     array = as_series(X, layout=layout)
+    warn_if_swapped(array, layout)
     labels = None if y is None else Labels.fit(y)
     classes = (
         np.zeros(len(array), dtype=np.int64) if labels is None else labels.encode(y, len(array))
@@ -223,6 +224,9 @@ class Run:
     def prior_stage(self) -> Stage:
         """Stage 2: predict masked tokens. The tokens never change, so they are encoded once."""
         self.network.tokenizer.eval()
+        codes = [band.codebook.codes() for band in self.network.tokenizer.each()]
+        for prior in self.network.each_prior():
+            prior.see(codes)
         train, valid = self.encoded(self.x_train), self.encoded(self.x_valid)
         config = self.network.config
 

@@ -1,0 +1,212 @@
+"""The prior: its loss, its masks, and the savings that must change nothing."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import tiny_config, tiny_network
+from torch.testing import assert_close
+
+from tsgen.network import Network
+from tsgen.prior import Context, all_positions, draw_n_masked, training_masks
+
+SIZES = {"length": 32, "tokenizer": {"token_width": (8, 8)}, "n_codes": (12, 20)}
+EXACT = {"atol": 1e-9, "rtol": 1e-9}
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(params=[0, 1], ids=["low", "high"])
+def drawn(request):
+    """A float64 prior and a batch for it: ids with some masked, classes, and the low band's ids."""
+    network = tiny_network(**SIZES).double()
+    rng = torch.Generator().manual_seed(1)
+    ids = [
+        torch.randint(0, p.n_codes, (6, p.n_tokens), generator=rng) for p in network.each_prior()
+    ]
+    prior = network.each_prior()[request.param]
+    ids_BN = ids[request.param]
+    masked_BN = torch.rand(ids_BN.shape, generator=rng) < 0.6
+    low = (ids[0],) if request.param else ()
+    return prior, ids_BN, masked_BN, torch.tensor([0, 1, 2, 3, 3, 0]), low
+
+
+class TestLoss:
+    def test_is_the_cross_entropy_of_masked_tokens_the_long_way(self, drawn):
+        prior, ids_BN, masked_BN, class_B, low = drawn
+        with torch.no_grad():
+            seen_BN = torch.where(masked_BN, prior.n_codes, ids_BN)
+            logits = prior(seen_BN, class_B, *low).tolist()
+            total = [
+                torch.tensor(logits[b][n]).logsumexp(0).item() - logits[b][n][ids_BN[b, n]]
+                for b, n in masked_BN.nonzero().tolist()
+            ]
+            loss = prior.loss(ids_BN, masked_BN, class_B, *low)
+        assert loss.item() == pytest.approx(sum(total) / len(total), rel=1e-6)
+
+    def test_does_not_look_at_the_tokens_it_asks_for(self, drawn):
+        prior, ids_BN, masked_BN, class_B, low = drawn
+        seen_BN = torch.where(masked_BN, prior.n_codes, ids_BN)
+        others = torch.where(masked_BN, (ids_BN + 1) % prior.n_codes, ids_BN)
+        hidden = prior.hidden(seen_BN, class_B, *low)
+        again = prior.hidden(torch.where(masked_BN, prior.n_codes, others), class_B, *low)
+        assert torch.equal(hidden, again)
+
+    def test_reaches_every_weight(self, drawn):
+        prior, ids_BN, masked_BN, class_B, low = drawn
+        prior.train().loss(ids_BN, masked_BN, class_B, *low).backward()
+        for name, p in prior.named_parameters():
+            assert p.grad is not None, name
+            assert p.grad.isfinite().all(), name
+            # the high band never sees the low one masked
+            unused = name == "context.embed.free" or p.numel() == 0
+            assert unused or p.grad.abs().sum() > 0, name
+
+    def test_is_finite_in_bfloat16(self):
+        network = Network(tiny_config(**SIZES)).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            tokenized = network.tokenizer(torch.randn(8, 1, 32))
+            ids = network.tokenizer.encode(torch.randn(8, 1, 32))
+            loss = tokenized.loss
+            for band, prior in enumerate(network.each_prior()):
+                masked_BN = torch.rand(ids[band].shape) < 0.5
+                class_B = torch.randint(0, 4, (8,))
+                loss = loss + prior.loss(ids[band], masked_BN, class_B, *ids[:band])
+        loss.backward()
+        assert loss.isfinite()
+        for name, p in network.named_parameters():
+            assert p.grad is None or p.grad.isfinite().all(), name
+
+
+class TestDropout:
+    def test_spares_masked_tokens_and_eval_mode(self, drawn):
+        prior, ids_BN, _, class_B, _ = drawn
+        if prior.context is not None:
+            prior.context.dropout = 0.0
+        prior.dropout = 0.9
+        low = (torch.zeros(6, 8, dtype=torch.int64),) if prior.context is not None else ()
+        every = torch.full_like(ids_BN, prior.n_codes)
+        with torch.no_grad():
+            prior.train()
+            assert torch.equal(prior(every, class_B, *low), prior(every, class_B, *low))
+            assert not torch.equal(prior(ids_BN, class_B, *low), prior(ids_BN, class_B, *low))
+            prior.eval()
+            assert torch.equal(prior(ids_BN, class_B, *low), prior(ids_BN, class_B, *low))
+
+
+class TestMasks:
+    def test_have_as_many_as_asked_at_uniform_places(self):
+        torch.manual_seed(0)
+        n_masked_B = torch.arange(11).repeat(2000)
+        masked_BN = training_masks(n_masked_B, 10)
+        assert torch.equal(masked_BN.sum(1), n_masked_B)
+        # each place is masked half the time: 0.5 ± 0.0034
+        assert_close(
+            masked_BN.double().mean(0), torch.full((10,), 0.5).double(), atol=0.015, rtol=0
+        )
+
+    @pytest.mark.parametrize(("polarity", "mean"), [("mask", 0.6366), ("keep", 0.3634)])
+    def test_cover_64_or_36_percent(self, polarity, mean):
+        torch.manual_seed(0)
+        share_B = draw_n_masked(200_000, 1000, polarity, torch.device("cpu")) / 1000
+        assert share_B.double().mean().item() == pytest.approx(mean, abs=0.004)
+        # cos(πr/2) for uniform r lies below x with probability 2/π asin(x)
+        below = (share_B <= 0.5).double().mean().item()
+        assert below == pytest.approx(1 / 3 if polarity == "mask" else 2 / 3, abs=0.01)
+
+    @pytest.mark.parametrize("polarity", ["mask", "keep"])
+    @pytest.mark.parametrize("n_tokens", [1, 2, 7])
+    def test_always_cover_one_and_may_cover_all(self, polarity, n_tokens):
+        torch.manual_seed(0)
+        drawn = draw_n_masked(5000, n_tokens, polarity, torch.device("cpu"))
+        assert sorted(drawn.unique().tolist()) == list(range(1, n_tokens + 1))
+
+    def test_positions_are_listed_in_order(self):
+        masked_BN = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]], dtype=torch.bool)
+        assert all_positions(masked_BN, 3).tolist() == [[1, 2, 4], [0, 1, 4]]
+        assert all_positions(masked_BN, 0).shape == (2, 0)
+
+
+class TestSavings:
+    def test_folded_parts_add_up_to_the_hidden_states(self, drawn):
+        prior, ids_BN, masked_BN, class_B, low = drawn
+        ids_BN = torch.where(masked_BN, prior.n_codes, ids_BN)
+        with torch.no_grad():
+            context = prior.fold_context(*low) if low else None
+            got = prior.transform(prior.assemble(prior.fold(), ids_BN, class_B, context))
+            assert_close(got, prior.hidden(ids_BN, class_B, *low), **EXACT)
+
+    def test_the_last_layer_at_some_positions_is_the_whole_at_those(self, drawn):
+        prior, ids_BN, _, class_B, low = drawn
+        with torch.no_grad():
+            context = prior.fold_context(*low) if low else None
+            x_BTD = prior.assemble(prior.fold(), ids_BN, class_B, context)
+            whole = prior.transform(x_BTD)
+            places_BM = torch.stack([torch.randperm(prior.n_tokens)[:5] for _ in ids_BN])
+            rows = torch.arange(len(ids_BN))[:, None]
+            assert_close(prior.transform(x_BTD, places_BM), whole[rows, places_BM], **EXACT)
+
+    def test_every_series_is_by_itself(self, drawn):
+        prior, ids_BN, _, class_B, low = drawn
+        with torch.no_grad():
+            together = prior(ids_BN, class_B, *low)
+            alone = prior(ids_BN[2:3], class_B[2:3], *(ids[2:3] for ids in low))
+        assert_close(together[2:3], alone, **EXACT)
+
+
+class TestContext:
+    """Which low tokens a high token sees, once the convolutions pass on their middle alone."""
+
+    @pytest.mark.parametrize("alignment", ["time", "flat"])
+    def test_low_tokens_stand_where_they_should(self, alignment):
+        config = tiny_config(length=64, tokenizer={"token_width": (4, 8)}, band_alignment=alignment)
+        (_, M), (rows, width) = config.tokenizer.grid(0), config.tokenizer.grid(1)
+        assert (M, rows, width) == (4, 2, 8)
+        context = Context(config).double().eval()
+        with torch.no_grad():
+            for conv in (context.conv_in, context.conv_out):
+                conv.weight[:, :, [0, 1, 2, 4, 5, 6]] = 0
+            before = torch.zeros(1, M, dtype=torch.int64)
+            context.embed.see(torch.randn(12, 4))
+            for m in range(M):
+                after = before.clone()
+                after[0, m] = 3
+                changed = (context(after) - context(before)).abs().sum(2)[0] > 1e-9
+                if alignment == "time":
+                    wanted = [t * M // width == m for _ in range(rows) for t in range(width)]
+                else:
+                    wanted = [n * M // (rows * width) == m for n in range(rows * width)]
+                assert changed.tolist() == wanted
+
+
+class TestCompile:
+    @pytest.fixture(autouse=True)
+    def _fresh(self):
+        torch._dynamo.reset()
+        yield
+        torch._dynamo.reset()
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+    @torch.no_grad()
+    def test_takes_tokenizer_and_priors_whole(self):
+        network = tiny_network(**SIZES)
+        x, class_B = torch.randn(4, 1, 32), torch.tensor([0, 1, 2, 3])
+        plain = network.tokenizer(x)
+        whole = torch.compile(network.tokenizer, fullgraph=True, backend="aot_eager")(x)
+        assert_close(whole.x_BCL, plain.x_BCL)
+        assert_close(whole.loss, plain.loss)
+        ids = network.tokenizer.encode(x)
+        for band, prior in enumerate(network.each_prior()):
+            compiled = torch.compile(prior, fullgraph=True, backend="aot_eager")
+            args = (ids[band], class_B, *ids[:band])
+            assert_close(compiled(*args), prior(*args))
+            folded, context = prior.fold(), prior.fold_context(ids[0]) if band else None
+            assemble = torch.compile(prior.assemble, fullgraph=True, backend="aot_eager")
+            x_BTD = assemble(folded, ids[band], class_B, context)
+            assert_close(
+                F.linear(prior.transform(x_BTD), folded.head_KD, prior.head_bias), prior(*args)
+            )
