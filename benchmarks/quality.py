@@ -2,10 +2,10 @@
 
     python benchmarks/quality.py --data ../shared/data/ucr [NAME ...]
 
-Every set is a folder with NAME_TRAIN and NAME_TEST files, or one .npz. For each: fit on the training
-part, FID of as many generated series as there are training ones against the test part, beside the
-same of the training series (the floor), and ridge accuracy on the test part when trained on
-generated series (TSTR) and on real ones (TRTR), classes in the training part's proportions.
+Every set is a folder with NAME_TRAIN and NAME_TEST files, or one .npz. For each: fit on the
+training part; FID of as many generated series as there are training ones against the test part,
+beside the same of the training series (the floor); and ridge accuracy on the test part when trained
+on generated series (TSTR) and on real ones (TRTR), classes in the training part's proportions.
 One row a set in results/quality.json, written as soon as it is known.
 """
 

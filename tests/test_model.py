@@ -13,11 +13,6 @@ from tsgen.data import Labels
 LENGTH = 64
 SIZES = {"length": LENGTH, "n_channels": 2, "tokenizer": {"token_width": (8, 16)}}
 
-# torch remembers at its first use which functions a device context steers; that has to be before
-# conftest poisons torch.empty, or a load in a test fills its tensors at random first
-with torch.device("meta"):
-    torch.empty(0)
-
 
 @pytest.fixture(scope="module")
 def model():

@@ -12,8 +12,11 @@ from reference_sampler import SHARES, reference_tokens
 from tiny_models import tiny_config, tiny_model, tiny_network
 
 from tsgen.config import SCHEDULES, SamplingConfig
+from tsgen.engine_torch import TorchEngine
 from tsgen.errors import RunError
-from tsgen.sampler import Request, Sampler, TorchEngine, masked_counts
+from tsgen.request import Request
+from tsgen.sampler import Sampler
+from tsgen.schedule import masked_counts
 
 SEED = 2**63 + 11
 N_SERIES = 200

@@ -17,7 +17,8 @@ import torch
 import tsgen
 from tsgen.config import Preset, PriorConfig
 from tsgen.errors import ArgumentError
-from tsgen.train import Progress, Stage, TrainConfig, Trainer, batch_at, seeded, step_seed
+from tsgen.log import Log, Progress
+from tsgen.train import Stage, TrainConfig, Trainer, batch_at, seeded, step_seed
 
 SMALL = PriorConfig(embed_dim=16, hidden_dim=16, n_layers=1, n_heads=1, head_dim=16)
 TINY = Preset(
@@ -155,7 +156,6 @@ def trainer(validate, **settings) -> Trainer:
         return (module.weight - 1).square().sum(), {}
 
     stage = Stage("line", module, 10, loss, validate, False, 0.1, 100, 1.0)
-    from tsgen.train import Log
 
     return Trainer(stage, TrainConfig(**settings), Log(None), lambda trainer: None)
 

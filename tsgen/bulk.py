@@ -27,8 +27,9 @@ from tsgen.bundled import open_model
 from tsgen.config import one_of
 from tsgen.errors import ArgumentError, FileError, bad_value
 from tsgen.formats_io import atomic, typed_errors
-from tsgen.model import Model, Order, bar
-from tsgen.sampler import CHUNK, Sampler
+from tsgen.model import Model
+from tsgen.request import CHUNK, Order
+from tsgen.sampler import Sampler, bar
 from tsgen.version import __version__
 
 Floats = NDArray[np.float32]

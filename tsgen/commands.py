@@ -20,10 +20,10 @@ from tsgen import arguments, bundled, dispatch, formats, metrics, synthetic, viz
 from tsgen.bulk import check_writable, label_names
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
 from tsgen.fitting import fit as fit_model
-from tsgen.fitting import make_folder
 from tsgen.formats import Collection
 from tsgen.formats_io import typed_errors
 from tsgen.model import Model
+from tsgen.run import make_folder
 from tsgen.version import __version__
 
 Floats = NDArray[np.float32]

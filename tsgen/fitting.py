@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tsgen import arguments, checkpoint
+from tsgen import arguments
 from tsgen.config import PRESETS, ModelConfig, Preset, SamplingConfig, TokenizerConfig, one_of
-from tsgen.data import Labels, Scaler, as_series, warn_if_swapped
-from tsgen.errors import FileError, bad_value
+from tsgen.data import Labels, as_series, warn_if_swapped
+from tsgen.errors import bad_value
 from tsgen.model import Model
-from tsgen.network import Network
-from tsgen.prior import draw_n_masked, training_masks
-from tsgen.tokenizer import Tokenizer, code_use
-from tsgen.train import Log, Stage, TrainConfig, Trainer, part, save_state, seeded
-
-Ints = NDArray[np.int64]
+from tsgen.run import Run
+from tsgen.train import TrainConfig
 
 VECTORS_PER_CODE = 8  # of the training set; a codebook for more would learn single series by heart
-VALIDATION_FROM = 100  # series; of fewer, none can be spared
-VALIDATION_MASKS = 4  # draws of masks that every held-out series is judged under
 
 
 def fit(
@@ -69,8 +59,7 @@ def fit(
     sizes = {k: arguments.plain(v) for k, v in sizes.items() if v is not None}
     model = model_config(array, labels, preset, sizes)
     folder = None if out is None else arguments.path(out, "out")
-    run = Run(array, classes, labels, model, config, folder)
-    return run.train(resume, progress)
+    return Run(array, classes, labels, model, config, folder).train(resume, progress)
 
 
 def train_config(settings: dict[str, Any]) -> TrainConfig:
@@ -120,197 +109,3 @@ def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:
     """The power of two, from 32 on, that leaves every code some vectors to stand for."""
     codes = max(1, n * config.n_tokens(band) // VECTORS_PER_CODE)
     return min(config.n_codes[band], max(32, 1 << (codes.bit_length() - 1)))
-
-
-class Run:
-    """One training run: data, both stages, and its folder."""
-
-    def __init__(
-        self,
-        array: NDArray[np.float32],
-        classes: Ints,
-        labels: Labels | None,
-        model: ModelConfig,
-        config: TrainConfig,
-        out: Path | None,
-    ) -> None:
-        self.labels, self.config, self.out = labels, config, out
-        self.fingerprint = fingerprint(array, classes, labels, model, config)
-        train, held_out = split(classes, config)
-        # the scale of the part that is trained on: the rest stands for data not yet seen
-        self.scaler = Scaler.fit(array[train])
-        scaled, self.classes = torch.from_numpy(self.scaler.apply(array)), torch.from_numpy(classes)
-        self.x_train, self.x_valid = scaled[train], scaled[held_out]
-        self.y_train, self.y_valid = self.classes[train], self.classes[held_out]
-        with seeded(config.seed, "weights"):
-            self.network = Network(model)
-
-    def train(self, resume: bool, shown: bool | None) -> Model:
-        """Both stages, from the beginning or from the last checkpoint."""
-        values, tensors = self.open(resume)
-        log = Log(self.out / "metrics.jsonl" if self.out else None)
-        done: dict[str, dict[str, Tensor]] = {}
-        for make in (self.tokenizer_stage, self.prior_stage):
-            name = make.__name__.removesuffix("_stage")
-            if name in values.get("done", ()):
-                done[name] = part(tensors, f"done.{name}.")
-                self.network.tokenizer.load_state_dict(done[name])
-                continue
-            save = self.saver(done)
-            trainer = Trainer(make(), self.config, log, save)
-            if values.get("stage") == name:
-                trainer.restore(values, tensors)
-                log.cut(name, trainer.progress.step)
-            trainer.run(shown)
-            done[name] = trainer.stage.module.state_dict()
-        model = Model(self.network, self.scaler, self.labels)
-        if self.out:
-            model.save(self.out)
-        return model
-
-    def saver(self, done: dict[str, dict[str, Tensor]]) -> Any:
-        """What writes checkpoints, or does nothing where there is no folder."""
-        if self.out is None:
-            return lambda trainer: None
-        return save_state(self.out / "training", self.fingerprint, done)
-
-    def open(self, resume: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Make the folder; the saved state, if there is one to go on from."""
-        if self.out is None:
-            if resume:
-                raise bad_value("resume", "False, or a folder `out` to resume in", True)
-            return {}, {}
-        state = self.out / "training"
-        if not resume:
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                wanted = "a new or empty folder, or resume=True"
-                raise bad_value("out", wanted, f"{self.out}, which has something in it")
-            make_folder(self.out)
-            return {}, {}
-        make_folder(self.out)
-        if not (state / "config.json").exists():
-            return {}, {}
-        values, tensors = checkpoint.read_folder(state, kind="training")
-        if values["fingerprint"] != self.fingerprint:
-            wanted = f"the data and settings that the run in {self.out} began with"
-            raise bad_value("resume", wanted, "others")
-        return values, tensors
-
-    def tokenizer_stage(self) -> Stage:
-        """Stage 1: reconstruct."""
-        tokenizer = self.network.tokenizer
-
-        def loss(index: Tensor) -> tuple[Tensor, dict[str, float]]:
-            out = tokenizer(self.x_train[index])
-            return out.loss, code_use(out.counts)
-
-        def validate(module: torch.nn.Module) -> float:
-            assert isinstance(module, Tokenizer)
-            batches = self.x_valid.split(self.config.batch_size)
-            return sum(float(module(x).loss) * len(x) for x in batches) / len(self.x_valid)
-
-        return Stage(
-            "tokenizer",
-            tokenizer,
-            len(self.x_train),
-            loss,
-            validate if len(self.x_valid) else None,
-            ema=False,
-            learning_rate=self.config.learning_rate[0],
-            steps=self.config.steps[0],
-            share=0.4,
-        )
-
-    def prior_stage(self) -> Stage:
-        """Stage 2: predict masked tokens. The tokens never change, so they are encoded once."""
-        self.network.tokenizer.eval()
-        codes = [band.codebook.codes() for band in self.network.tokenizer.each()]
-        for prior in self.network.each_prior():
-            prior.see(codes)
-        train, valid = self.encoded(self.x_train), self.encoded(self.x_valid)
-        config = self.network.config
-
-        def loss(index: Tensor) -> tuple[Tensor, dict[str, float]]:
-            class_B = self.y_train[index].clone()
-            hidden_B = torch.rand(len(index)) < config.p_unconditional
-            class_B[hidden_B | (config.n_classes == 0)] = config.n_classes
-            losses = self.losses(self.network.priors, [ids[index] for ids in train], class_B)
-            return torch.stack(losses).sum(), {
-                f"loss_{band}": float(part.detach()) for band, part in enumerate(losses)
-            }
-
-        def validate(module: torch.nn.Module) -> float:
-            class_B = self.y_valid.clone()
-            if config.n_classes == 0:
-                class_B[:] = 0
-            total = 0.0
-            for _ in range(VALIDATION_MASKS):
-                for index in torch.arange(len(class_B)).split(self.config.batch_size):
-                    losses = self.losses(module, [ids[index] for ids in valid], class_B[index])
-                    total += sum(map(float, losses)) * len(index)
-            return total / len(class_B) / VALIDATION_MASKS
-
-        return Stage(
-            "prior",
-            self.network.priors,
-            len(self.x_train),
-            loss,
-            validate if len(self.x_valid) else None,
-            ema=True,
-            learning_rate=self.config.learning_rate[1],
-            steps=self.config.steps[1],
-            share=0.6,
-        )
-
-    def losses(self, priors: Any, ids: list[Tensor], class_B: Tensor) -> list[Tensor]:
-        """Masked cross-entropy of every band; the high band sees the low one's true tokens."""
-        out = []
-        for band, (prior, ids_BN) in enumerate(zip(priors, ids, strict=True)):
-            B, N = ids_BN.shape
-            n_masked_B = draw_n_masked(B, N, self.network.config.mask_polarity, ids_BN.device)
-            masked_BN = training_masks(n_masked_B, N)
-            out.append(prior.loss(ids_BN, masked_BN, class_B, ids[0] if band else None))
-        return out
-
-    def encoded(self, x_NCL: Tensor) -> list[Tensor]:
-        """Tokens of a whole data set, per band."""
-        tokenizer = self.network.tokenizer
-        if not len(x_NCL):
-            return []
-        batches = [tokenizer.encode(x) for x in x_NCL.split(self.config.batch_size)]
-        return [torch.cat(band) for band in zip(*batches, strict=True)]
-
-
-def make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{path}: wanted a folder to write to: {error}") from error
-
-
-def split(classes: Ints, config: TrainConfig) -> tuple[Ints, Ints]:
-    """Indices to train on and to hold out, the same share of every class."""
-    n = len(classes)
-    if n < VALIDATION_FROM or config.validation == 0:
-        return np.arange(n), np.arange(0)
-    rng = np.random.default_rng(np.random.PCG64(config.seed))
-    shuffled = rng.permutation(n)
-    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    every = max(2, round(1 / config.validation))
-    held_out = np.zeros(n, dtype=np.bool_)
-    held_out[by_class[every // 2 :: every]] = True
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def fingerprint(
-    array: NDArray[np.float32],
-    classes: Ints,
-    labels: Labels | None,
-    model: ModelConfig,
-    config: TrainConfig,
-) -> str:
-    """Tells runs apart: a state is only good for the data and settings it came from."""
-    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
-    digest.update(classes.tobytes())
-    digest.update(repr((array.shape, labels, model, config)).encode())
-    return digest.hexdigest()

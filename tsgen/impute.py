@@ -6,7 +6,9 @@ the gap and fades out, so that no step shows where the known part ends.
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tsgen.config import TokenizerConfig
 
@@ -39,6 +41,20 @@ def known_tokens(
         end = (column + 1) * stride + config.n_fft if column + 1 < columns else None
         known[:, column] = ~missing_NL[:, first:end].any(1)
     return np.tile(known, (1, rows))
+
+
+def masked(
+    ids: list[Tensor], missing_NL: NDArray[np.bool_], config: TokenizerConfig
+) -> list[Tensor]:
+    """Token ids of every band, [MASK] where they have to be drawn."""
+    return [
+        torch.where(
+            torch.from_numpy(known_tokens(missing_NL, config, band)),
+            ids_BN.cpu(),
+            config.n_codes[band],
+        )
+        for band, ids_BN in enumerate(ids)
+    ]
 
 
 def stitched(x_NCL: Floats, drawn_NCL: Floats, fade: int) -> Floats:

@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from tsgen import arguments, checkpoint, impute
-from tsgen.arguments import Indices
+from tsgen import arguments, impute, storage
 from tsgen.config import ModelConfig, SamplingConfig
 from tsgen.data import Labels, Scaler, as_series
-from tsgen.errors import ArgumentError, FileError, RunError, bad_value
+from tsgen.errors import RunError, bad_value
 from tsgen.network import Network
-from tsgen.sampler import CHUNK, Request, Sampler
+from tsgen.request import CHUNK, Ints, Order, Request
+from tsgen.sampler import Sampler, bar
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 NAMED = 2**14  # named indices that are sorted into chunks at a time
-
-
-@dataclass(frozen=True)
-class Order:
-    """Samples asked for, checked; memory only for what differs between them."""
-
-    index: Indices
-    classes: int | Ints  # one class id for all, or one for each
-    seed: int
-    settings: SamplingConfig
-
-    def request(self, part: slice) -> Request:
-        """Some of them, ready to draw."""
-        index = self.index[part]
-        index = np.arange(index.start, index.stop) if isinstance(index, range) else index
-        classes = np.broadcast_to(self.classes, len(self.index))[part]
-        return Request(index, np.ascontiguousarray(classes), seed=self.seed)
 
 
 class Model:
@@ -76,9 +56,8 @@ class Model:
         return self
 
     def __repr__(self) -> str:
-        C, L = self.shape
+        (C, L), classes = self.shape, self.config.n_classes
         weights = sum(p.numel() for p in self.network.parameters())
-        classes = len(self.labels.names) if self.labels else 0
         return f"<tsgen.Model {C} x {L}, {classes} classes, {weights:,} weights>"
 
     def generate(
@@ -198,29 +177,17 @@ class Model:
 
     def filled(self, array: Floats, order: Order) -> Floats:
         """`impute`, once all is checked."""
-        missing = np.isnan(array)
+        missing: NDArray[np.bool_] = np.isnan(array)
         if not missing.any():
             return array
         request = order.request(slice(None))
-        known = self.known(array, np.asarray(missing.any(axis=1)))
+        ids = self.tokens(impute.filled(array))
+        known = impute.masked(ids, np.asarray(missing.any(axis=1)), self.config.tokenizer)
         request = Request(request.index_B, request.class_B, known, request.seed)
         drawn = self.series(Sampler(self.network), request, order.settings)
         config = self.config.tokenizer
         # a border's difference is carried as far as one token of the lowest band reaches
         return impute.stitched(array, drawn, fade=config.hop << config.n_halvings(0))
-
-    def known(self, array: Floats, missing_NL: NDArray[np.bool_]) -> list[Tensor]:
-        """Token ids of every band, [MASK] where they have to be drawn."""
-        config = self.config.tokenizer
-        ids = self.tokens(impute.filled(array))
-        return [
-            torch.where(
-                torch.from_numpy(impute.known_tokens(missing_NL, config, band)),
-                ids_BN.cpu(),
-                config.n_codes[band],
-            )
-            for band, ids_BN in enumerate(ids)
-        ]
 
     def forecast(
         self,
@@ -325,14 +292,7 @@ class Model:
 
         raises:  FileError
         """
-        labels = self.labels.to_dict() if self.labels else None
-        config = {
-            "model": self.config.to_dict(),
-            "scaler": self.scaler.to_dict(),
-            "labels": labels,
-        }
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        checkpoint.write_folder(arguments.path(path), config, tensors, kind="model")
+        storage.write(self, arguments.path(path))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:
@@ -340,23 +300,4 @@ class Model:
 
         raises:  FileError for anything that is not a whole, unaltered model
         """
-        folder = arguments.path(path)
-        config, tensors = checkpoint.read_folder(folder, kind="model")
-        try:
-            sizes = ModelConfig.from_dict(config["model"])
-            scaler = Scaler.from_dict(config["scaler"])
-            labels = Labels.from_dict(config["labels"]) if config["labels"] else None
-            if len(scaler.mean) != sizes.tokenizer.n_channels:
-                raise bad_value("scaler", f"{sizes.tokenizer.n_channels} channels", scaler)
-            if sizes.n_classes != (len(labels.names) if labels else 0):
-                raise bad_value("labels", f"{sizes.n_classes} names", labels)
-        except (KeyError, ArgumentError, TypeError) as error:
-            raise FileError(f"{path}: wanted a tsgen model, got a damaged one: {error}") from error
-        checkpoint.check_tensors(tensors, Network.shapes(sizes), folder)
-        return Model(Network.from_state(sizes, tensors), scaler, labels)
-
-
-def bar(total: int, progress: bool | None) -> Any:
-    """A progress bar; unless told otherwise only on a terminal, and after a second."""
-    disable = None if progress is None else not progress  # None: tqdm looks for a terminal
-    return tqdm(total=total, unit="series", disable=disable, delay=0 if progress else 1)
+        return Model(*storage.read(arguments.path(path)))

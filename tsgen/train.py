@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 from tsgen import checkpoint
 from tsgen.config import each, number, whole
 from tsgen.errors import RunError
+from tsgen.log import Log, Progress
 
 CALIBRATION_STEPS = 20  # timed before a budget in minutes becomes one in steps
 
@@ -77,17 +77,6 @@ class Stage:
     learning_rate: float
     steps: int
     share: float  # of a budget in minutes
-
-
-@dataclass
-class Progress:
-    """Where a stage is."""
-
-    step: int = 0
-    total: int = 0  # 0 until it is known
-    best: float | None = None  # lowest validation loss
-    since_best: int = 0
-    seconds: float = 0.0
 
 
 def step_seed(seed: int, *place: object) -> int:
@@ -257,35 +246,6 @@ class Trainer:
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-class Log:
-    """Metrics as JSON lines; a resumed run leaves neither gap nor repetition."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-
-    def write(self, stage: str, now: Progress, line: dict[str, float]) -> dict[str, float]:
-        if self.path is not None:
-            place = {"stage": stage, "step": now.step, "seconds": round(now.seconds, 3)}
-            with self.path.open("a") as file:
-                file.write(json.dumps(place | line) + "\n")
-        return line
-
-    def cut(self, stage: str, step: int) -> None:
-        """Forget what a killed run wrote after its last checkpoint."""
-        if self.path is None or not self.path.exists():
-            return
-        kept = []
-        for text in self.path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:  # half a line: the run was killed while writing it
-                break
-            kept.append(text)
-            if (line["stage"], line["step"]) == (stage, step):
-                break
-        self.path.write_text("".join(f"{text}\n" for text in kept))
 
 
 def save_state(folder: Path, fingerprint: str, done: dict[str, dict[str, Tensor]]) -> Any:
