@@ -61,6 +61,11 @@ def tiny_network(config: ModelConfig | None = None, *, seed: int = 0, **sizes: A
                 prior.see(codes)
                 for p in prior.parameters():
                     p.add_(0.3 * torch.randn_like(p))
+                prior.classes.weight.mul_(3)
+            for band in network.tokenizer.each():
+                for name, p in band.named_parameters():
+                    if p.dim() > 1 and not name.startswith("codebook.codes"):
+                        p.mul_(2)
             for name, buffer in network.named_buffers():
                 if name.endswith("running_mean"):
                     buffer.normal_(std=0.1)

@@ -95,7 +95,7 @@ class Band(nn.Module):
     def series(self, z_BND: Tensor, window_W: Tensor) -> Tensor:
         """(B, C, length) of latents (B, N, hidden_dim)."""
         z_BDHW = z_BND.mT.reshape(len(z_BND), -1, *self.grid)
-        planes = self.decoder(z_BDHW)
+        planes = self.decoder(z_BDHW).to(window_W.dtype)  # bfloat16 under autocast
         hop, length = self.config.hop, self.config.length
         fine = ops.istft(planes, window_W, hop, self.rows[0], (planes.shape[3] - 1) * hop)
         return F.interpolate(fine, length, mode="linear")
