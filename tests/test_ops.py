@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tsgen import dispatch, ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+REQUIRED = os.environ.get("TSGEN_REQUIRE", "").split(",")  # no skip where these do not run
 OPS = {name: dispatch.module(name) for name in dispatch.TABLE}
 CELLS = [
     pytest.param(name, backend, dtype, shape, id=f"{name}-{backend}-{dtype}-{shape}")
@@ -27,6 +29,8 @@ SMOOTH = [(name, backend) for name, backend in COLUMNS if OPS[name].DIFFERENTIAB
 def device_for(name: str, backend: str, dtype: torch.dtype) -> str:
     device = "cpu" if backend == "cpu" else DEVICE
     if why := dispatch.obstacle(name, backend, device, dtype):
+        if backend in REQUIRED:
+            pytest.fail(f"TSGEN_REQUIRE names {backend}, which {why}")
         pytest.skip(f"{backend} {why}")
     return device
 
@@ -261,6 +265,7 @@ class TestSampleCode:
         assert drawn(top_p=0.7) == {1, 2}
         assert drawn(top_k=3, top_p=0.85) == {1, 2}  # 0.8 / 0.9 of the three is enough
         assert drawn(temperature=0.0) == {1}
+        assert drawn(temperature=1e-320) == {1}
 
 
 class TestKeepConfident:

@@ -16,6 +16,7 @@ from tsgen import dispatch
 from tsgen.errors import bad_value
 from tsgen.ops.stft import compute_dtype
 
+SMALLEST_TEMPERATURE = 1.2e-38  # float32 has no smaller normal number; the limit is that of 0
 GROUP = 32  # codes whose weights are summed before the search goes down to single ones
 
 
@@ -35,14 +36,15 @@ def sample_code(
     h_RD:         (R, D) float hidden rows; or logits (R, K) where there is no weight
     u_R:          (R,) float64 in the open interval (0, 1)
     weight_KD:    (K, D) same dtype, and bias_K (K,) or None: the head
-    temperature:  of the draw; 0 takes the largest logit, the lower code on a tie
+    temperature:  of the draw; 0 and below 1.2e-38 take the largest logit, the lower on a tie
     top_k:        draw from the k most likely codes only, the lower on a tie; 0 for all
     top_p:        draw from the fewest most likely codes that hold this much, after top_k
     returns:      ids (R,) int64; logp (R,) float32 or float64 of the uncut law at temperature 1.
                   A row with NaN or +inf, or nothing but -inf, gives id 0 and flags it by logp NaN
     raises:       ArgumentError for shapes, dtypes or settings that do not fit
     """
-    args = (h_RD, u_R, weight_KD, bias_K, float(temperature), top_k, float(top_p))
+    temperature = 0.0 if 0 <= temperature < SMALLEST_TEMPERATURE else float(temperature)
+    args = (h_RD, u_R, weight_KD, bias_K, temperature, top_k, float(top_p))
     check(*args)
     out = dispatch.call("sample_code", baseline, *args, backend=backend, like=h_RD)
     return cast(tuple[Tensor, Tensor], out)
