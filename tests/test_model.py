@@ -41,6 +41,20 @@ class TestFiles:
         np.testing.assert_array_equal(again.generate(5, seed=3), model.generate(5, seed=3))
         assert not again.network.training
 
+    def test_half_takes_half_and_is_nearly_the_same(self, tmp_path, model):
+        model.save(tmp_path / "whole")
+        model.save(tmp_path / "half", half=True)
+        size = {p.name: (p / "model.safetensors").stat().st_size for p in tmp_path.iterdir()}
+        state = model.network.state_dict().values()
+        n_floats = sum(t.numel() for t in state if t.dtype == torch.float32)
+        assert size["whole"] - size["half"] > 1.9 * n_floats
+        again = tsgen.load(tmp_path / "half")
+        for name, tensor in model.network.state_dict().items():
+            assert again.network.state_dict()[name].dtype == tensor.dtype
+            torch.testing.assert_close(
+                again.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-3
+            )
+
     def test_saving_changes_nothing_and_replaces_what_was_there(self, tmp_path, model):
         before = model.generate(3)
         tiny_model().save(tmp_path / "model")

@@ -287,12 +287,13 @@ class Model:
             return int(self.labels.encode(label)[0])
         return self.labels.encode(label, n)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, half: bool = False) -> None:
         """Write a folder with config.json and safetensors; all of it or nothing.
 
+        half:    keep 16 bits of each weight: half the size, and not quite the same series
         raises:  FileError
         """
-        storage.write(self, arguments.path(path))
+        storage.write(self, arguments.path(path), half=half)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from tsgen import checkpoint
 from tsgen.config import ModelConfig
 from tsgen.data import Labels, Scaler
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from tsgen.model import Model
 
 
-def write(model: Model, folder: Path) -> None:
+def write(model: Model, folder: Path, *, half: bool) -> None:
     """Write config.json and model.safetensors; all of it or nothing. Raises FileError."""
     config = {
         "model": model.config.to_dict(),
@@ -24,6 +26,8 @@ def write(model: Model, folder: Path) -> None:
     }
     state = model.network.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if half:
+        tensors = {n: t.half() if t.dtype == torch.float32 else t for n, t in tensors.items()}
     checkpoint.write_folder(folder, config, tensors, kind="model")
 
 
@@ -40,5 +44,7 @@ def read(folder: Path) -> tuple[Network, Scaler, Labels | None]:
             raise bad_value("labels", f"{sizes.n_classes} names", labels)
     except (KeyError, ArgumentError, TypeError) as error:
         raise FileError(f"{folder}: wanted a tsgen model, got a damaged one: {error}") from error
+    # what `half` wrote: 16 bits on disk, 32 in use
+    tensors = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
     checkpoint.check_tensors(tensors, Network.shapes(sizes), folder)
     return Network.from_state(sizes, tensors), scaler, labels
