@@ -25,7 +25,7 @@ def results(name: str) -> dict[str, Any]:
 
 def place(machine: dict[str, Any]) -> str:
     return (
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']},"
+        f"{machine['cpu']}, threads: {machine['threads']}, torch {machine['torch']},"
         f" {machine['date']}"
     )
 
