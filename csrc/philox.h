@@ -1,6 +1,6 @@
 // Philox4x32-10: random words that depend on a key and a counter alone, so that any of them can be
 // computed anywhere, in any order. Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
-// 3"; tsgen/philox.py holds the same in PyTorch.
+// 3"; tsgen/ops/philox.py holds the same in PyTorch.
 #pragma once
 
 #include <cstdint>

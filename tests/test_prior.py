@@ -7,7 +7,7 @@ from tiny_models import tiny_config, tiny_network
 from torch.testing import assert_close
 
 from tsgen.network import Network
-from tsgen.prior import Context, all_positions, draw_n_masked, training_masks
+from tsgen.prior import Context, draw_n_masked, masked_positions, training_masks
 
 SIZES = {"length": 32, "tokenizer": {"token_width": (8, 8)}, "n_codes": (12, 20)}
 EXACT = {"atol": 1e-9, "rtol": 1e-9}
@@ -125,8 +125,8 @@ class TestMasks:
 
     def test_positions_are_listed_in_order(self):
         masked_BN = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]], dtype=torch.bool)
-        assert all_positions(masked_BN, 3).tolist() == [[1, 2, 4], [0, 1, 4]]
-        assert all_positions(masked_BN, 0).shape == (2, 0)
+        assert masked_positions(masked_BN, 3).tolist() == [[1, 2, 4], [0, 1, 4]]
+        assert masked_positions(masked_BN, 0).shape == (2, 0)
 
 
 class TestSavings:

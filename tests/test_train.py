@@ -153,7 +153,7 @@ def trainer(validate, **settings) -> Trainer:
     module = Line()
 
     def loss(index):
-        return (module.weight - 1).square().sum(), {}
+        return (module.weight - 1).square().sum(), dict
 
     stage = Stage("line", module, 10, loss, validate, False, 0.1, 100, 1.0)
 

@@ -33,7 +33,23 @@ _HOMES = {
     "load": "tsgen.bundled",
     "stream": "tsgen.bulk",
 }
-_MODULES = ("bundled", "config", "data", "errors", "formats", "metrics", "ops", "synthetic", "viz")
+_MODULES = (
+    "bundled",
+    "config",
+    "data",
+    "errors",
+    "formats",
+    "layers",
+    "metrics",
+    "network",
+    "ops",
+    "prior",
+    "sampler",
+    "synthetic",
+    "tokenizer",
+    "train",
+    "viz",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import time
 from argparse import Namespace
@@ -34,6 +35,8 @@ OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas")
 
 def fit(args: Namespace) -> str:
     """Train."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise bad_value("WORLD_SIZE", "1: training runs in one process", os.environ["WORLD_SIZE"])
     split = "train" if args.split is None and Path(args.data).is_dir() else args.split
     data = read(args, split)
     if data.lengths is not None:

@@ -36,7 +36,7 @@ def network_from_timevqvae(maskgit: Any) -> Network:
     for name in ("vqvae", "transformer_l", "transformer_h", "masking_logic", "sampling_logic"):
         if not hasattr(maskgit, name):
             raise bad_type("maskgit", "a timevqvae.maskgit.MaskGIT", maskgit)
-    with torch.random.fork_rng():  # the first weights are drawn, and all overwritten
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and all overwritten
         network = Network(config_of(maskgit))
     vqvae = maskgit.vqvae
     with torch.no_grad():

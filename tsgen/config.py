@@ -24,6 +24,7 @@ def number(
 ) -> None:
     """Refuse what is not a finite number in this range; `more`: the lower end is left out."""
     fits = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = fits and abs(value) <= 1e300  # type: ignore[arg-type]
     if not fits or not at_least <= float(value) < below or (more and value == at_least):  # type: ignore[arg-type]
         low = f"above {at_least}" if more else f"from {at_least}"
         high = f" and below {below}" if below < math.inf else ""
@@ -83,6 +84,10 @@ class TokenizerConfig:
         for name in ("token_width", "n_codes"):
             for value in each(name, getattr(self, name), self.bands):
                 whole(name, value)
+        for band in range(self.bands):
+            if self.n_tokens(band) < 1:
+                wanted = "columns enough that halving time leaves one"
+                raise bad_value("token_width", wanted, self.token_width)
 
     @property
     def hop(self) -> int:
@@ -171,6 +176,8 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
+        if not isinstance(self.choice_temperature, tuple):
+            raise bad_value("choice_temperature", "a tuple, one a band", self.choice_temperature)
         for value in each("steps", self.steps, len(self.choice_temperature)):
             whole("steps", value, at_most=2**16 - 1)
         for value in self.choice_temperature:

@@ -45,8 +45,12 @@ def call(
     op: str, baseline: Callable[..., Any], *args: Any, backend: str | None, like: Tensor
 ) -> Any:
     """Run `op` on `args`; `like` is the tensor whose device and dtype decide."""
-    if choose(op, backend, like.device.type, like.dtype) == "torch":
-        return baseline(*args)
+    device = like.device.type
+    if choose(op, backend, device, like.dtype) == "torch":
+        if not torch.is_autocast_enabled(device):
+            return baseline(*args)
+        with torch.autocast(device, enabled=False):  # it would lower what an op keeps in float32
+            return baseline(*args)
     return getattr(torch.ops.tsgen, op).default(*args, backend=backend)
 
 

@@ -12,7 +12,7 @@ from tsgen import ops
 from tsgen.config import SamplingConfig
 from tsgen.errors import RunError
 from tsgen.network import Network
-from tsgen.prior import Folded, Prior, all_positions
+from tsgen.prior import Folded, Prior, masked_positions
 from tsgen.request import Request
 from tsgen.schedule import masked_counts
 
@@ -80,7 +80,7 @@ class BandDecoder:
         plan_BS = self.plan((known_BN == prior.n_codes).sum(1).tolist())
         for step in range(self.settings.steps[self.band]):
             masked_BN = ids_BN == prior.n_codes
-            places_BM = all_positions(masked_BN, count) if count < prior.n_tokens else None
+            places_BM = masked_positions(masked_BN, count) if count < prior.n_tokens else None
             h_BMD = self.hidden(ids_BN, places_BM, first=packed and step == 0)
             ids_BN = self.step(step, ids_BN, masked_BN, places_BM, h_BMD, plan_BS[:, step])
             if packed:

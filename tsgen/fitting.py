@@ -45,7 +45,8 @@ def fit(
     n_fft, bands, n_codes: instead of the preset's
     progress:  show bars; None shows them on a terminal
     training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed, ...
-    returns:   Model; the same call gives the same weights at one number of threads
+    returns:   Model; without `minutes`, the same call gives the same weights at one number of
+               threads
     raises:    ArgumentError, ArgumentTypeError, FileError; RunError if the loss stops being finite
     """
     array = as_series(X, layout=layout)

@@ -29,6 +29,11 @@ class Log:
                 file.write(json.dumps(place | line) + "\n")
         return line
 
+    def clear(self) -> None:
+        """Forget a run that was killed before its first checkpoint."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
     def cut(self, stage: str, step: int) -> None:
         """Forget what a killed run wrote after its last checkpoint."""
         if self.path is None or not self.path.exists():

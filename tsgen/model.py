@@ -249,7 +249,8 @@ class Model:
         """Token ids of every band, in chunks."""
         scaled = torch.from_numpy(self.scaler.apply(array))
         encode = self.network.tokenizer.encode
-        parts = [encode(part.to(self.device)) for part in scaled.split(CHUNK)]
+        like = self.network.tokenizer.window_W  # its device and dtype
+        parts = [encode(part.to(like)) for part in scaled.split(CHUNK)]
         return [torch.cat(band) for band in zip(*parts, strict=True)]
 
     def check_shape(self, array: Floats) -> None:

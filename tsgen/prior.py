@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tsgen import ops
 from tsgen.config import ModelConfig
-from tsgen.layers import Block, TokenTable, folded, take
+from tsgen.layers import Block, TokenTable, folded
 
 
 class Context(nn.Module):
@@ -199,17 +199,6 @@ def draw_n_masked(n_rows: int, n_tokens: int, polarity: str, device: torch.devic
     return n_tokens - (share_B * n_tokens).floor().long().clamp(0, n_tokens - 1)
 
 
-def all_positions(masked_BN: Tensor, count: int) -> Tensor:
+def masked_positions(masked_BN: Tensor, count: int) -> Tensor:
     """The `count` masked positions of every row, ascending: (B, count) int64."""
     return masked_BN.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
-
-
-__all__ = [
-    "Context",
-    "Folded",
-    "Prior",
-    "all_positions",
-    "draw_n_masked",
-    "take",
-    "training_masks",
-]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ class Run:
         """Both stages, from the beginning or from the last checkpoint."""
         values, tensors = self.open(resume)
         log = Log(self.out / "metrics.jsonl" if self.out else None)
+        if not values:
+            log.clear()
         done: dict[str, dict[str, Tensor]] = {}
         for make in (self.tokenizer_stage, self.prior_stage):
             name = make.__name__.removesuffix("_stage")
@@ -95,6 +98,9 @@ class Run:
             return {}, {}
         make_folder(self.out)
         if not (state / "config.json").exists():
+            if (self.out / "config.json").exists():
+                wanted = "a folder with the state of a run, or a new one"
+                raise bad_value("resume", wanted, f"{self.out}, a model without one")
             return {}, {}
         values, tensors = checkpoint.read_folder(state, kind="training")
         if values["fingerprint"] != self.fingerprint:
@@ -106,9 +112,9 @@ class Run:
         """Stage 1: reconstruct."""
         tokenizer = self.network.tokenizer
 
-        def loss(index: Tensor) -> tuple[Tensor, dict[str, float]]:
+        def loss(index: Tensor) -> tuple[Tensor, Callable[[], dict[str, float]]]:
             out = tokenizer(self.x_train[index])
-            return out.loss, code_use(out.counts)
+            return out.loss, lambda: code_use(out.counts)
 
         def validate(module: torch.nn.Module) -> float:
             assert isinstance(module, Tokenizer)
@@ -136,20 +142,18 @@ class Run:
         train, valid = self.encoded(self.x_train), self.encoded(self.x_valid)
         config = self.network.config
 
-        def loss(index: Tensor) -> tuple[Tensor, dict[str, float]]:
+        def loss(index: Tensor) -> tuple[Tensor, Callable[[], dict[str, float]]]:
             class_B = self.y_train[index].clone()
             hidden_B = torch.rand(len(index)) < config.p_unconditional
-            class_B[hidden_B | (config.n_classes == 0)] = config.n_classes
+            class_B[hidden_B] = config.n_classes
             losses = self.losses(self.network.priors, [ids[index] for ids in train], class_B)
-            return torch.stack(losses).sum(), {
-                f"loss_{band}": float(part.detach()) for band, part in enumerate(losses)
+            parts = [part.detach() for part in losses]
+            return torch.stack(losses).sum(), lambda: {
+                f"loss_{band}": float(part) for band, part in enumerate(parts)
             }
 
         def validate(module: torch.nn.Module) -> float:
-            class_B = self.y_valid.clone()
-            if config.n_classes == 0:
-                class_B[:] = 0
-            total = 0.0
+            class_B, total = self.y_valid, 0.0
             for _ in range(VALIDATION_MASKS):
                 for index in torch.arange(len(class_B)).split(self.config.batch_size):
                     losses = self.losses(module, [ids[index] for ids in valid], class_B[index])

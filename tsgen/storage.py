@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from tsgen import checkpoint
 from tsgen.config import ModelConfig
@@ -26,9 +27,18 @@ def write(model: Model, folder: Path, *, half: bool) -> None:
     }
     state = model.network.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     if half:
-        tensors = {n: t.half() if t.dtype == torch.float32 else t for n, t in tensors.items()}
+        tensors = {n: halved(n, t) if t.is_floating_point() else t for n, t in tensors.items()}
     checkpoint.write_folder(folder, config, tensors, kind="model")
+
+
+def halved(name: str, tensor: Tensor) -> Tensor:
+    """In 16 bits, if those hold it."""
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise bad_value("half", "weights within 65504", f"larger ones in {name}")
+    return half
 
 
 def read(folder: Path) -> tuple[Network, Scaler, Labels | None]:

@@ -181,7 +181,9 @@ class Tokenizer(nn.Module):
 
 def stft_window(config: TokenizerConfig) -> Tensor:
     """Hann; the scale makes the transform of white noise as loud as the noise."""
-    return torch.hann_window(config.n_fft, device="cpu") / math.sqrt(config.n_fft)
+    return torch.hann_window(config.n_fft, device="cpu", dtype=torch.float32) / math.sqrt(
+        config.n_fft
+    )
 
 
 def code_use(counts: list[Tensor]) -> dict[str, float]:

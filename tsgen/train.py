@@ -71,7 +71,8 @@ class Stage:
     name: str
     module: nn.Module
     n_train: int
-    loss: Callable[[Tensor], tuple[Tensor, dict[str, float]]]  # of the series at these indices
+    # of the series at these indices, and more to log, computed where it is asked for
+    loss: Callable[[Tensor], tuple[Tensor, Callable[[], dict[str, float]]]]
     validate: Callable[[nn.Module], float] | None  # mean loss of the series held out
     ema: bool
     learning_rate: float
@@ -88,8 +89,8 @@ def step_seed(seed: int, *place: object) -> int:
 @contextmanager
 def seeded(seed: int, *place: object) -> Iterator[None]:
     """torch's generator as a function of `place` inside, and as it was after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(step_seed(seed, *place))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(step_seed(seed, *place))
         yield
 
 
@@ -151,8 +152,8 @@ class Trainer:
                 if not now.total and now.step >= CALIBRATION_STEPS:
                     now.total = bar.total = self.affordable(now.seconds / now.step)
                 if self.due():
-                    metrics |= self.evaluate(loss)
-                    bar.set_postfix({k: f"{v:.3g}" for k, v in metrics.items()})
+                    line = self.evaluate(float(loss), metrics())
+                    bar.set_postfix({k: f"{v:.3g}" for k, v in line.items()})
                     self.save(self)
                 bar.update()
         stage.module.load_state_dict(self.best or self.shadow.state_dict())
@@ -179,7 +180,7 @@ class Trainer:
         low = self.config.final_rate
         return self.stage.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
 
-    def step(self) -> tuple[float, dict[str, float]]:
+    def step(self) -> tuple[Tensor, Callable[[], dict[str, float]]]:
         """One update."""
         now, stage, config = self.progress, self.stage, self.config
         for group in self.optimizer.param_groups:
@@ -194,7 +195,7 @@ class Trainer:
         self.optimizer.step()
         if stage.ema:
             self.average(min(config.ema, (1 + now.step) / (10 + now.step)))
-        return float(loss.detach()), metrics
+        return loss.detach(), metrics
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
@@ -204,18 +205,19 @@ class Trainer:
         for mine, theirs in zip(self.shadow.buffers(), self.stage.module.buffers(), strict=True):
             mine.copy_(theirs)
 
-    def evaluate(self, loss: float) -> dict[str, float]:
+    def evaluate(self, loss: float, metrics: dict[str, float]) -> dict[str, float]:
         """Validate, remember the best weights, write a log line."""
         now = self.progress
-        if not math.isfinite(loss):
-            raise RunError(
-                f"{self.stage.name}: wanted a finite loss, got {loss} at step {now.step}"
-            )
-        line = {"loss": loss, "rate": self.rate()}
+        line = {"loss": loss, "rate": self.rate()} | metrics
         if self.stage.validate is not None:
             self.shadow.eval()
             with torch.no_grad(), seeded(self.config.seed, self.stage.name, "validation"):
                 line["validation"] = self.stage.validate(self.shadow)
+            loss = max(loss, line["validation"], key=lambda value: not math.isfinite(value))
+        if not math.isfinite(loss):
+            where = f"{self.stage.name}, step {now.step}"
+            raise RunError(f"{where}: wanted a finite loss, got {loss}")
+        if "validation" in line:
             now.since_best += 1
             if now.best is None or line["validation"] < now.best:
                 now.best, now.since_best = line["validation"], 0

@@ -97,7 +97,7 @@ def load(stream: IO[bytes], n_bytes: int, sha256: str, where: str) -> dict[str, 
     entries = parse_header(bytes(header), n_bytes - 8 - n_header, where)
     tensors: dict[str, Tensor] = {}
     for entry in entries:
-        flat = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        flat = torch.empty(entry.end - entry.begin, dtype=torch.uint8, device="cpu")
         fill(stream, flat.numpy().data, digest, where)
         if entry.dtype == torch.bool and bool((flat > 1).any()):
             raise FileError(f"{where}: tensor {short(entry.name)}: wanted bytes 0 and 1 as bool")

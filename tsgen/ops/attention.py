@@ -70,7 +70,7 @@ def check(
 ) -> None:
     """Everything a backend may rely on."""
     fits = q_BHMD.dim() == k_BHND.dim() == 4 and k_BHND.shape == v_BHND.shape
-    if not fits or q_BHMD[:, :, 0, :].shape != k_BHND[:, :, 0, :].shape:
+    if not fits or q_BHMD.shape[:2] + q_BHMD.shape[3:] != k_BHND.shape[:2] + k_BHND.shape[3:]:
         got = [tuple(t.shape) for t in (q_BHMD, k_BHND, v_BHND)]
         raise bad_value("q, k, v", "(B, H, M, D), (B, H, N, D), (B, H, N, D)", got)
     if not q_BHMD.dtype == k_BHND.dtype == v_BHND.dtype:
@@ -124,8 +124,8 @@ def baseline(
     """scaled_dot_product_attention, with the null key as one more key."""
     (B, H, _, D), N = q.shape, k.shape[2]
     dtype, compute = q.dtype, compute_dtype(q)
-    if q.numel() == 0:
-        return _fake(q)
+    if q.numel() == 0 or (N == 0 and null_kv is None):
+        return _fake(q).zero_()
     if null_kv is not None:
         null = null_kv.to(dtype)[:, None, :, None].expand(2, B, H, 1, D)
         k, v = torch.cat([null[0], k], 2), torch.cat([null[1], v], 2)
