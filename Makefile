@@ -21,6 +21,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format -n --Werror $(NATIVE)
+	$(BIN)/python benchmarks/report.py --check
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest benchmarks

@@ -46,7 +46,8 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 def machine() -> dict[str, Any]:
     """What a reader needs to place a number."""
     git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    here = Path(__file__).parent
+    done = subprocess.run(git, capture_output=True, text=True, check=False, cwd=here)
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -58,7 +59,7 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit,
+        "commit": done.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -57,6 +57,7 @@ def generate(
     label: object = None,
     seed: int = 0,
     indices: Sequence[int] | Ints | None = None,
+    batch_size: int | None = None,
     strict: bool = True,
     progress: bool | None = None,
     **settings: Any,
@@ -71,15 +72,15 @@ def generate(
     format:      of the shards: "npz", "npy", "csv", "ts" or "parquet"
     shard_size:  series a shard, rounded up to a multiple of 64, which are computed together; the
                  memory needed is that of one shard
-    label, seed, indices, strict, progress, settings: as in `Model.generate`; shards store the
-                 labels, and go without `indices`
+    label, seed, indices, batch_size, strict, progress, settings: as in `Model.generate`; shards
+                 store the labels, and go without `indices`
     returns:     (n, channels, length) float32, or the folder
     raises:      ArgumentError (also: `out` holds another call's), ArgumentTypeError, FileError
     """
     model = open_model(model)
     if out is None:
-        shared: dict[str, Any] = {"indices": indices, "strict": strict, "progress": progress}
-        return model.generate(n, label=label, seed=seed, **shared, **settings)
+        how: dict[str, Any] = {"batch_size": batch_size, "strict": strict, "progress": progress}
+        return model.generate(n, label=label, seed=seed, indices=indices, **how, **settings)
     if indices is not None or n is None:
         raise bad_value("n", "how many, and no indices, for a folder `out`", n)
     one_of("format", format, FORMATS)

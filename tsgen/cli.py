@@ -85,9 +85,7 @@ def fitted(new: Parser) -> None:
     new.add_argument("--steps", type=int, nargs="+", help="of stage 1 and 2, or one for both")
     new.add_argument("--minutes", type=float, help="instead of steps: for both stages together")
     new.add_argument("--batch-size", type=int, help="series a step")
-    new.add_argument(
-        "--seed", type=int, default=0, help="the same seed and steps, the same weights (0)"
-    )
+    new.add_argument("--seed", type=int, default=0, help="same seed, same weights (0)")
     new.add_argument("--resume", action="store_true", help="go on where a run in --out stopped")
 
 

@@ -78,7 +78,7 @@ class Model:
         label:       a class name or index, one for all or one for each; None draws without class
         seed:        0 to 2**64 - 1. Sample i depends on (model, seed, i, its label, settings) alone
         indices:     absolute sample indices: generate(10)[3] == generate(indices=[3])[0]
-        batch_size:  series handled at a time; changes nothing in what strict gives
+        batch_size:  series handed on at a time; 64 are computed together whatever it is
         strict:      keep the above true to the bit; False is faster for a handful of series
         progress:    show a bar; None shows one on a terminal, where it lasts
         settings:    of tsgen.config.SamplingConfig: steps, temperature, choice_temperature,
