@@ -204,7 +204,7 @@ class Model:
 
         history:  (m, channels, time) or (m, time); its last length - horizon samples are used
         horizon:  samples to draw, from 1 to length - 1
-        returns:  (m, n, channels, horizon) float32
+        returns:  (m, n, channels, horizon) float32; future k of series i is sample i * n + k
         raises:   ArgumentError, ArgumentTypeError
         """
         C, L = self.shape

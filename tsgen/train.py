@@ -42,7 +42,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.998  # of the prior's weights
-    validation: float = 0.1  # share of the series; none below 100 series
+    validation: float = 0.1  # share of the series, 1 in 2, 3, ... of each class; none below 100
     evaluations: int = 25  # a stage: validation, log line, checkpoint
     patience: int = 8  # evaluations without a better validation loss before a stage ends
     seed: int = 0
