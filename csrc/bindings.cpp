@@ -2,8 +2,10 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
+#include "machine/isa.h"
 #include "ops.h"
 #include "philox.h"
 
@@ -26,12 +28,23 @@ py::tuple philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_
   return py::make_tuple(out.word[0], out.word[1], out.word[2], out.word[3]);
 }
 
+// Allow no better instruction set than the one named; returns the one in use.
+std::string limit_isa(const std::string& most) {
+  using tsgen::cpu::Isa;
+  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+    if (most == tsgen::cpu::name(isa)) return tsgen::cpu::name(tsgen::cpu::limit_isa(isa));
+  throw py::value_error("isa: wanted portable, avx2 or avx512, got " + most);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   const py::call_guard<py::gil_scoped_release> no_gil;
 
   auto cpu = m.def_submodule("cpu");
+  cpu.def("limit_isa", &limit_isa);
+  cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
+  cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);
   cpu.def("philox4x32", &philox4x32);
 }

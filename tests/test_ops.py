@@ -1,6 +1,5 @@
 """Every op, on every backend this machine has, agrees with its float64 reference."""
 
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsgen import dispatch, ops
+from tsgen import dispatch, native, ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REQUIRED = os.environ.get("TSGEN_REQUIRE", "").split(",")  # no skip where these do not run
@@ -59,6 +58,10 @@ def on_cpu(out: Any) -> Any:
 
 @pytest.mark.parametrize(("name", "backend", "dtype", "shape"), CELLS)
 def test_backend_matches_reference(name, backend, dtype, shape):
+    check_values(name, backend, dtype, shape)
+
+
+def check_values(name: str, backend: str, dtype: torch.dtype, shape: Any) -> None:
     op, device = OPS[name], device_for(name, backend, dtype)
     inputs = op.make_inputs(shape, device, dtype)
     untouched = over_tensors(Tensor.clone, inputs)
@@ -99,23 +102,56 @@ def loss_and_gradients(fn: Callable[..., Tensor], args: Any, op: Any) -> list[Te
     return [args[i].grad for i in wanted]
 
 
+def calling(name: str, backend: str | None, like: Tensor) -> Callable[..., Any]:
+    """The op as its public function calls it."""
+    baseline, gradient = OPS[name].baseline, getattr(OPS[name], "Gradient", None)
+
+    def fn(*args: Any) -> Any:
+        return dispatch.call(name, baseline, *args, backend=backend, like=like, gradient=gradient)
+
+    return fn
+
+
 @pytest.mark.parametrize(("name", "backend"), SMOOTH)
 def test_gradients_match_reference(name, backend):
+    check_gradients(name, backend)
+
+
+def check_gradients(name: str, backend: str) -> None:
     op, dtype = OPS[name], first_dtype(name, backend)
     device = device_for(name, backend, dtype)
     for shape in op.TEST_SHAPES:
         inputs = op.make_inputs(shape, device, dtype)
         if not next(t for t in inputs if isinstance(t, Tensor)).numel():
             continue
-        run_it = functools.partial(
-            dispatch.call, name, op.baseline, backend=backend, like=inputs[0]
-        )
-        grads = loss_and_gradients(run_it, inputs, op)
+        grads = loss_and_gradients(calling(name, backend, inputs[0]), inputs, op)
         ref_grads = loss_and_gradients(op.reference, exact(inputs), op)
         for grad, ref in zip(grads, ref_grads, strict=True):
             # a gradient near 0 is a difference of terms near 1
             error = (grad.cpu().double() - ref).abs().amax() / ref.abs().amax().clamp_min(0.1)
             assert error <= 10 * op.TOLERANCE[dtype], (shape, grad.shape)
+
+
+@pytest.fixture(params=["portable", "avx2"])  # all other tests use the best there is
+def isa(request):
+    if dispatch.obstacle("philox", "cpu", "cpu", torch.int64):
+        pytest.skip("tsgen._C does not load")
+    limit_isa = native.kernels("cpu").limit_isa
+    used = limit_isa(request.param)
+    try:
+        if used != request.param:
+            pytest.skip(f"this machine has no {request.param}")
+        yield request.param
+    finally:
+        limit_isa("avx512")
+
+
+@pytest.mark.parametrize("name", [name for name, row in dispatch.TABLE.items() if "cpu" in row])
+def test_lesser_instruction_sets_match_reference(name, isa):
+    for shape in OPS[name].TEST_SHAPES:
+        check_values(name, "cpu", first_dtype(name, "cpu"), shape)
+    if OPS[name].DIFFERENTIABLE:
+        check_gradients(name, "cpu")
 
 
 @pytest.mark.parametrize(("name", "backend"), SMOOTH)
@@ -145,11 +181,15 @@ def test_compiles_into_one_graph(name):
     op = OPS[name]
     inputs = op.make_inputs(op.TEST_SHAPES[-1], DEVICE, first_dtype(name, "torch"))
     like = next(t for t in inputs if isinstance(t, Tensor))
-
-    def fn(*args: Any) -> Any:
-        return dispatch.call(name, op.baseline, *args, backend=None, like=like)
-
-    out = on_cpu(torch.compile(fn, fullgraph=True)(*inputs))
+    compiled = torch.compile(calling(name, None, like), fullgraph=True)
+    if op.DIFFERENTIABLE:
+        grads = loss_and_gradients(compiled, inputs, op)
+        for grad, ref in zip(
+            grads, loss_and_gradients(op.reference, exact(inputs), op), strict=True
+        ):
+            error = (grad.cpu().double() - ref).abs().amax() / ref.abs().amax().clamp_min(0.1)
+            assert error <= 10 * op.TOLERANCE[first_dtype(name, "torch")], grad.shape
+    out = on_cpu(compiled(*inputs))
     ref_inputs = exact(inputs)
     tolerance = op.TOLERANCE[first_dtype(name, "torch")]
     assert op.error(out, op.reference(*ref_inputs), *ref_inputs) <= tolerance

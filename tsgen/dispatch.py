@@ -29,7 +29,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "sample_code": {"torch": FLOATS},
     "keep_confident": {"torch": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS},
-    "snake": {"torch": FLOATS},
+    "snake": {"torch": FLOATS, "cpu": (F32,)},
     "philox": {"torch": (torch.int64,), "cpu": (torch.int64,)},
 }
 
@@ -42,28 +42,41 @@ LIBRARY = torch.library.Library("tsgen", "DEF")  # torch.ops.tsgen.*
 
 
 def call(
-    op: str, baseline: Callable[..., Any], *args: Any, backend: str | None, like: Tensor
+    op: str,
+    baseline: Callable[..., Any],
+    *args: Any,
+    backend: str | None,
+    like: Tensor,
+    gradient: type[torch.autograd.Function] | None = None,
 ) -> Any:
-    """Run `op` on `args`; `like` is the tensor whose device and dtype decide."""
+    """Run `op` on `args`.
+
+    like:      the tensor whose device and dtype decide
+    gradient:  the kernels' derivative, a Function of (*args, backend); PyTorch has the baseline's
+    """
     device = like.device.type
     if choose(op, backend, device, like.dtype) == "torch":
         if not torch.is_autocast_enabled(device):
             return baseline(*args)
         with torch.autocast(device, enabled=False):  # it would lower what an op keeps in float32
             return baseline(*args)
+    if gradient is not None and torch.is_grad_enabled():
+        return gradient.apply(*args, backend)
     return getattr(torch.ops.tsgen, op).default(*args, backend=backend)
 
 
 def register(schema: str, fake: Callable[..., Any]) -> None:
     """Make torch.ops.tsgen.<op>: opaque to torch.compile, which asks `fake` for the shapes.
 
-    Not torch.library.custom_op, which costs three times as much a call.
+    Not torch.library.custom_op, which costs three times as much a call. <op>_backward is a second
+    function of the same cell of the table; only kernels have one.
     """
     op = schema.partition("(")[0]
+    row = op.removesuffix("_backward")
 
     def impl(*args: Any, backend: str | None = None) -> Any:
         like = next(arg for arg in args if isinstance(arg, Tensor))
-        return load(op, choose(op, backend, like.device.type, like.dtype))(*args)
+        return load(op, choose(row, backend, like.device.type, like.dtype))(*args)
 
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA"):
@@ -113,9 +126,12 @@ def module(op: str) -> ModuleType:
 
 @functools.cache
 def load(op: str, backend: str) -> Callable[..., Any]:
-    """The function in one cell of the table."""
+    """The function in one cell of the table, or the derivative of a kernel in one."""
+    row = op.removesuffix("_backward")
     if backend == "torch":
+        if op != row:
+            raise bad_value("backend", f"a kernel: PyTorch derives {row} itself", backend)
         return module(op).baseline  # type: ignore[no-any-return]
     if backend == "triton":
-        return getattr(importlib.import_module(f"tsgen.kernels.{op}"), op)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(f"tsgen.kernels.{row}"), op)  # type: ignore[no-any-return]
     return importlib.import_module("tsgen.native").load(op, backend)  # type: ignore[no-any-return]

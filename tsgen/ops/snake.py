@@ -5,7 +5,7 @@
 Ziyin et al. 2020, eq. 3. B batch, C channels, then any number of dims.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,17 +35,55 @@ def snake(
     """
     check(x, a_C, gain_C, shift_C)
     args = (x, a_C, gain_C, shift_C)
-    return cast(Tensor, dispatch.call("snake", baseline, *args, backend=backend, like=x))
+    how: dict[str, Any] = {"backend": backend, "like": x, "gradient": Gradient}
+    return cast(Tensor, dispatch.call("snake", baseline, *args, **how))
 
 
 def _fake(x: Tensor, *args: Tensor | None, backend: str | None = None) -> Tensor:
-    return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    a_C: Tensor,
+    gain_C: Tensor | None,
+    shift_C: Tensor | None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = 0 if gain_C is None else len(a_C)
+    return _fake(x), a_C.new_empty(len(a_C)), a_C.new_empty(n), a_C.new_empty(n)
 
 
 dispatch.register(
     "snake(Tensor x, Tensor a, Tensor? gain, Tensor? shift, *, str? backend=None) -> Tensor",
     fake=_fake,
 )
+dispatch.register(
+    "snake_backward(Tensor grad, Tensor x, Tensor a, Tensor? gain, Tensor? shift, *,"
+    " str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)
+
+
+class Gradient(torch.autograd.Function):
+    """With y = gain x + shift: dx = g gain (1 + sin 2ay), da = g (y sin 2ay - sin² ay / a) / a."""
+
+    @staticmethod
+    def forward(x: Any, a_C: Any, gain_C: Any, shift_C: Any, backend: Any) -> Any:
+        # named, not *args: torch.compile counts them
+        return torch.ops.tsgen.snake.default(x, a_C, gain_C, shift_C, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.backend = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        saved = ctx.saved_tensors
+        dx, da, *affine = torch.ops.tsgen.snake_backward.default(grad, *saved, backend=ctx.backend)
+        return dx, da, *(affine if saved[2] is not None else (None, None)), None
 
 
 def check(x: Tensor, a_C: Tensor, gain_C: Tensor | None, shift_C: Tensor | None) -> None:

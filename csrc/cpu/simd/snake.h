@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+
+#include "machine/isa.h"
+
+namespace tsgen::cpu {
+
+struct SnakeGradients {
+  double a, gain, shift;
+};
+
+// One row of S numbers, all of one channel.
+using SnakeRow = void(const float* x, float a, float gain, float shift, float* out, int64_t S);
+using SnakeRowBackward = SnakeGradients(const float* grad_out, const float* x, float a, float gain,
+                                        float shift, float* grad_x, int64_t S);
+
+TSGEN_EACH_ISA(SnakeRow snake_row; SnakeRowBackward snake_row_backward;)
+
+}  // namespace tsgen::cpu

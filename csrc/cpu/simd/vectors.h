@@ -1,0 +1,151 @@
+// Vectors of floats as wide as the instruction set has them, and the functions of them.
+//
+// For files in csrc/cpu/simd only, which are compiled once per instruction set with TSGEN_ISA set.
+// No std templates in them: the linker keeps one copy of each for the whole library, and it could
+// keep the AVX-512 one. With FMA (avx2, avx512) a lane computes the same bits at either width.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+namespace tsgen::cpu::TSGEN_ISA {
+
+#if defined(__AVX512F__)
+#define TSGEN_VECTOR vector_size(64)
+#elif defined(__AVX2__)
+#define TSGEN_VECTOR vector_size(32)
+#else  // what every x86-64 and aarch64 has; wider vectors than the machine's go through memory
+#define TSGEN_VECTOR vector_size(16)
+#endif
+
+typedef float Floats __attribute__((TSGEN_VECTOR, aligned(4), may_alias));
+typedef int32_t Ints __attribute__((TSGEN_VECTOR, aligned(4), may_alias));
+constexpr int LANES = sizeof(Floats) / sizeof(float);
+
+static inline Floats load(const float* from) { return *(const Floats*)from; }
+static inline void store(float* to, Floats x) { *(Floats*)to = x; }
+static inline Floats all(float x) { return Floats{} + x; }
+
+// The first n < LANES floats, zeros in the other lanes; nothing else is read.
+static inline Floats load_first(const float* from, int64_t n) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), from);
+#else
+  Floats x{};
+  for (int64_t i = 0; i < n; ++i) x[i] = from[i];
+  return x;
+#endif
+}
+
+static inline void store_first(float* to, Floats x, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, (__mmask16)((1u << n) - 1), (__m512)x);
+#else
+  for (int64_t i = 0; i < n; ++i) to[i] = x[i];
+#endif
+}
+
+// The second where either is NaN, as vmaxps has it.
+static inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+static inline Floats smaller(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+static inline Floats magnitude(Floats x) { return (Floats)((Ints)x & 0x7FFFFFFF); }
+
+// To the nearest whole number, for |x| < 2^22: larger ones have no bits to lose that count here.
+static inline Floats nearest(Floats x) {
+  const float big = 12582912.0f;  // 1.5 * 2^23
+  return (x + big) - big;
+}
+
+// Lanes in a fixed tree: halves are added, the same at any width up to rounding.
+static inline float sum(Floats x) {
+  float lane[LANES];
+  store(lane, x);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+static inline float largest(Floats x) {
+  float best = x[0];
+  for (int i = 1; i < LANES; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+// e^x to 2 units in the last place; exactly 0 below -87.3, and no more than e^88.3.
+static inline Floats exp(Floats x) {
+  const Floats low = all(-87.33654f);
+  const Floats y = smaller(larger(x, low), all(88.3f));
+  const Floats n = nearest(y * 1.44269504f);  // x = n ln 2 + r
+  const Floats r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
+  Floats p = all(1.9875691e-4f);  // Cephes (Moshier), expf
+  p = p * r + 1.3981999e-3f;
+  p = p * r + 8.3334519e-3f;
+  p = p * r + 4.1665796e-2f;
+  p = p * r + 1.6666666e-1f;
+  p = p * r + 0.5f;
+  const Floats e = p * (r * r) + r + 1.0f;
+  const Ints power = __builtin_convertvector(n, Ints) << 23;
+  const Floats scaled = (Floats)((Ints)e + power);
+  return x < low ? Floats{} : x == x ? scaled : x;
+}
+
+// (2 / sqrt π) ∫ e^(-t²) from 0 to x, to 4e-7: x P(x²) / Q(x²), fitted on |x| < 3.95.
+static inline Floats erf(Floats x) {
+  const Floats y = smaller(larger(x, all(-3.95f)), all(3.95f)), u = y * y;
+  Floats p = all(2.0117345e-6f), q = all(3.783966e-5f);
+  p = p * u + 2.8760123e-4f, q = q * u + 1.1982085e-3f;
+  p = p * u + 3.9173504e-3f, q = q * u + 1.5270767e-2f;
+  p = p * u + 5.3207159e-2f, q = q * u + 1.1559107e-1f;
+  p = p * u + 1.9403647e-1f, q = q * u + 5.0529182e-1f;
+  p = p * u + 1.1283790f, q = q * u + 1.0f;
+  return x == x ? y * p / q : x;
+}
+
+// x Φ(x), Hendrycks & Gimpel 2016.
+static inline Floats gelu(Floats x) { return 0.5f * x * (1.0f + erf(x * 0.70710678f)); }
+
+struct SineCosine {
+  Floats sine, cosine;
+};
+
+// sin and cos of x modulo π: both with the wrong sign or both with the right one, so that
+// squares and products of the two are right. To 1e-7 for |x| < 1e4, after that as good as x is.
+static inline SineCosine half_turn(Floats x) {
+  const Floats k = nearest(x * 0.318309886f);
+  Floats r = x - k * 3.140625f;  // π in three parts, the first two without rounding
+  r = r - k * 9.67502593994e-4f;
+  r = r - k * 1.509957990978e-7f;
+  const Floats u = r * r;
+  Floats s = all(2.6057808e-6f);
+  s = s * u - 1.9809602e-4f;
+  s = s * u + 8.3330665e-3f;
+  s = s * u - 1.6666660e-1f;
+  Floats c = all(-2.6193814e-7f);
+  c = c * u + 2.4769304e-5f;
+  c = c * u - 1.3888569e-3f;
+  c = c * u + 4.1666657e-2f;
+  return {r + r * u * s, 1.0f - 0.5f * u + u * u * c};
+}
+
+}  // namespace tsgen::cpu::TSGEN_ISA
