@@ -176,7 +176,7 @@ def test_fit(work, capsys):
     assert code == 0
     assert "next: tsgen generate new 1000" in out
     log = [json.loads(line) for line in (work / "new/metrics.jsonl").read_text().splitlines()]
-    assert {(line["stage"], line["step"]) for line in log} >= {("tokenizer", 2), ("prior", 3)}
+    assert {(line["stage"], line["step"]) for line in log} >= {("tokenizer", 2), ("prior_1", 3)}
     assert run("generate new 2 --out new.npz --label bell", capsys)[0] == 0
     code, _, error = run("fit set --out new --steps 2", capsys)
     assert code == 2

@@ -118,6 +118,7 @@ def prior_config(transformer: Any) -> PriorConfig:
         ff_mult=(feed_forward[1].out_features + 0.5) * 1.5 / hidden,
         dropout=transformer.emb_dropout,
         tables="free",
+        sharpness=len(attention.q_scale) ** -0.5,
     )
 
 

@@ -144,8 +144,10 @@ class PriorConfig:
     ff_mult: float = 1  # the feed-forward is 2/3 ff_mult times as wide as hidden_dim
     dropout: float = 0.3  # of the embeddings of known tokens
     tables: str = "codes"  # a token's vectors: a function of its code; "free": each by itself
+    sharpness: float = 10.0  # of attention when training starts: the largest score there can be
 
     def __post_init__(self) -> None:
+        number("sharpness", self.sharpness, more=True)
         for name in ("embed_dim", "hidden_dim", "n_heads", "head_dim"):
             whole(name, getattr(self, name))
         whole("n_layers", self.n_layers, at_most=1000)
@@ -261,8 +263,8 @@ PRESETS = {
     "timevqvae": Preset(
         tokenizer={"max_dim": 2**20},
         priors=(
-            PriorConfig(tables="free"),
-            PriorConfig(hidden_dim=32, n_layers=1, n_heads=1, tables="free"),
+            PriorConfig(tables="free", sharpness=0.125),
+            PriorConfig(hidden_dim=32, n_layers=1, n_heads=1, tables="free", sharpness=0.125),
         ),
         band_alignment="flat",
         mask_polarity="keep",

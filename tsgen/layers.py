@@ -1,5 +1,6 @@
 """The nn.Modules that tokenizer and prior are made of."""
 
+import math
 from typing import cast
 
 import torch
@@ -151,8 +152,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_dim, 3 * inner, bias=False)
         self.null_kv = nn.Parameter(torch.empty(2, config.n_heads, config.head_dim))
         nn.init.normal_(self.null_kv)
-        self.q_scale = nn.Parameter(torch.ones(config.head_dim))
-        self.k_scale = nn.Parameter(torch.ones(config.head_dim))
+        # of length 1 and divided by sqrt(head_dim), queries could hardly tell one key from another
+        scale = math.sqrt(config.sharpness * math.sqrt(config.head_dim))
+        self.q_scale = nn.Parameter(torch.full((config.head_dim,), scale))
+        self.k_scale = nn.Parameter(torch.full((config.head_dim,), scale))
         self.out = nn.Linear(inner, config.hidden_dim, bias=False)
         self.norm_out = nn.LayerNorm(config.hidden_dim)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +20,14 @@ from tsgen.errors import FileError, bad_value
 from tsgen.log import Log
 from tsgen.model import Model
 from tsgen.network import Network
-from tsgen.prior import draw_n_masked, training_masks
+from tsgen.prior import Prior, draw_n_masked, training_masks
 from tsgen.tokenizer import Tokenizer, code_use
 from tsgen.train import Stage, TrainConfig, Trainer, part, save_state, seeded
 
 Ints = NDArray[np.int64]
 
 VALIDATION_FROM = 100  # series; of fewer, none can be spared
+TOKENIZER_SHARE = 0.4  # of a budget in minutes; the priors have the rest in equal parts
 VALIDATION_MASKS = 4  # draws of masks that every held-out series is judged under
 
 
@@ -52,18 +54,25 @@ class Run:
         with seeded(config.seed, "weights"):
             self.network = Network(model)
 
+    def stages(self) -> dict[str, tuple[torch.nn.Module, Callable[[], Stage]]]:
+        """What is trained one after the other: the tokenizer, then the prior of each band."""
+        stages: dict[str, tuple[torch.nn.Module, Callable[[], Stage]]]
+        stages = {"tokenizer": (self.network.tokenizer, self.tokenizer_stage)}
+        for band, prior in enumerate(self.network.each_prior()):
+            stages[f"prior_{band}"] = prior, functools.partial(self.prior_stage, band)
+        return stages
+
     def train(self, resume: bool, shown: bool | None) -> Model:
-        """Both stages, from the beginning or from the last checkpoint."""
+        """All stages, from the beginning or from the last checkpoint."""
         values, tensors = self.open(resume)
         log = Log(self.out / "metrics.jsonl" if self.out else None)
         if not values:
             log.clear()
         done: dict[str, dict[str, Tensor]] = {}
-        for make in (self.tokenizer_stage, self.prior_stage):
-            name = make.__name__.removesuffix("_stage")
+        for name, (module, make) in self.stages().items():
             if name in values.get("done", ()):
                 done[name] = part(tensors, f"done.{name}.")
-                self.network.tokenizer.load_state_dict(done[name])
+                module.load_state_dict(done[name])
                 continue
             save = self.saver(done)
             trainer = Trainer(make(), self.config, log, save)
@@ -71,7 +80,7 @@ class Run:
                 trainer.restore(values, tensors)
                 log.cut(name, trainer.progress.step)
             trainer.run(shown)
-            done[name] = trainer.stage.module.state_dict()
+            done[name] = module.state_dict()
         model = Model(self.network, self.scaler, self.labels)
         if self.out:
             model.save(self.out)
@@ -130,57 +139,55 @@ class Run:
             ema=False,
             learning_rate=self.config.learning_rate[0],
             steps=self.config.steps[0],
-            share=0.4,
+            share=TOKENIZER_SHARE,
         )
 
-    def prior_stage(self) -> Stage:
-        """Stage 2: predict masked tokens. The tokens never change, so they are encoded once."""
-        self.network.tokenizer.eval()
-        codes = [band.codebook.codes() for band in self.network.tokenizer.each()]
-        for prior in self.network.each_prior():
-            prior.see(codes)
-        train, valid = self.encoded(self.x_train), self.encoded(self.x_valid)
+    def prior_stage(self, band: int) -> Stage:
+        """Stage 2: predict one band's masked tokens. The bands share no weight, so each stops by
+        itself when it learns no more; the high one sees the low one's true tokens."""
+        prior = self.network.each_prior()[band]
+        prior.see([other.codebook.codes() for other in self.network.tokenizer.each()])
+        train, valid = self.tokens
         config = self.network.config
+
+        def loss_of(module: torch.nn.Module, ids: list[Tensor], class_B: Tensor) -> Tensor:
+            B, N = ids[band].shape
+            n_masked_B = draw_n_masked(B, N, config.mask_polarity, class_B.device)
+            masked_BN = training_masks(n_masked_B, N)
+            assert isinstance(module, Prior)
+            return module.loss(ids[band], masked_BN, class_B, ids[0] if band else None)
 
         def loss(index: Tensor) -> tuple[Tensor, Callable[[], dict[str, float]]]:
             class_B = self.y_train[index].clone()
             hidden_B = torch.rand(len(index)) < config.p_unconditional
             class_B[hidden_B] = config.n_classes
-            losses = self.losses(self.network.priors, [ids[index] for ids in train], class_B)
-            parts = [part.detach() for part in losses]
-            return torch.stack(losses).sum(), lambda: {
-                f"loss_{band}": float(part) for band, part in enumerate(parts)
-            }
+            return loss_of(prior, [ids[index] for ids in train], class_B), dict
 
         def validate(module: torch.nn.Module) -> float:
             class_B, total = self.y_valid, 0.0
             for _ in range(VALIDATION_MASKS):
                 for index in torch.arange(len(class_B)).split(self.config.batch_size):
-                    losses = self.losses(module, [ids[index] for ids in valid], class_B[index])
-                    total += sum(map(float, losses)) * len(index)
+                    ids = [ids[index] for ids in valid]
+                    total += float(loss_of(module, ids, class_B[index])) * len(index)
             return total / len(class_B) / VALIDATION_MASKS
 
         return Stage(
-            "prior",
-            self.network.priors,
+            f"prior_{band}",
+            prior,
             len(self.x_train),
             loss,
             validate if len(self.x_valid) else None,
             ema=True,
             learning_rate=self.config.learning_rate[1],
             steps=self.config.steps[1],
-            share=0.6,
+            share=(1 - TOKENIZER_SHARE) / len(train),
         )
 
-    def losses(self, priors: Any, ids: list[Tensor], class_B: Tensor) -> list[Tensor]:
-        """Masked cross-entropy of every band; the high band sees the low one's true tokens."""
-        out = []
-        for band, (prior, ids_BN) in enumerate(zip(priors, ids, strict=True)):
-            B, N = ids_BN.shape
-            n_masked_B = draw_n_masked(B, N, self.network.config.mask_polarity, ids_BN.device)
-            masked_BN = training_masks(n_masked_B, N)
-            out.append(prior.loss(ids_BN, masked_BN, class_B, ids[0] if band else None))
-        return out
+    @functools.cached_property
+    def tokens(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Tokens of both parts of the data. They never change, so they are encoded once."""
+        self.network.tokenizer.eval()
+        return self.encoded(self.x_train), self.encoded(self.x_valid)
 
     def encoded(self, x_NCL: Tensor) -> list[Tensor]:
         """Tokens of a whole data set, per band."""
