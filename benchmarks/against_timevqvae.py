@@ -1,24 +1,31 @@
-"""Sampling speed beside the official timevqvae, the same weights in both.
+"""Sampling speed beside the official timevqvae, the same weights in all.
 
     python benchmarks/against_timevqvae.py [--n 256] [--rounds 5]
 
 Preset timevqvae: length 128, one channel, K = 1024, 10 + 10 steps, no class, tokens to series.
-Where `timevqvae` is not importable, only tsgen is timed.
+Engine cpu against the official code, engine torch, and engine torch through torch.compile. Where
+`timevqvae` is not importable, only tsgen is timed.
 """
 
 import argparse
+import copy
 import importlib.util
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import measure
+import numpy as np
 import torch
 
 import tsgen
 from tsgen.config import PRESETS, ModelConfig, SamplingConfig, TokenizerConfig
 from tsgen.data import Scaler
 from tsgen.network import Network
+from tsgen.request import Request
+from tsgen.sampler import Sampler
 
+OFFICIAL = "timevqvae 1.0.1"
 LENGTH, CODES, STEPS, CLASSES = 128, 1024, 10, 3
 
 
@@ -66,28 +73,45 @@ def untrained() -> tsgen.Model:
     return tsgen.Model(Network(config), Scaler((0.0,), (1.0,)))
 
 
+def sampling(model: tsgen.Model, engine: str, n: int) -> Callable[[], object]:
+    """All of `n` series by one of the engines, tokens and decoder."""
+    sampler = Sampler(model.network, engine=engine)
+    request = Request(np.arange(n), np.full(n, model.config.n_classes))
+    return lambda: list(sampler.draw(request, model.config.sampling))
+
+
+def compiled(model: tsgen.Model) -> tsgen.Model:
+    """The same model, whose transformers and decoder engine torch runs through Inductor."""
+    network = copy.deepcopy(model.network)
+    for prior in network.each_prior():
+        prior.transform = torch.compile(prior.transform, dynamic=True)
+    network.tokenizer.decode = torch.compile(network.tokenizer.decode, dynamic=True)
+    return tsgen.Model(network, model.scaler)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=256, help="series")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.manual_seed(0)
-    rivals = {}
+    rivals: dict[str, Callable[[], object]] = {}
     if importlib.util.find_spec("timevqvae"):
         warnings.filterwarnings("ignore", module="timevqvae")
         maskgit = official()
         model = tsgen.from_timevqvae(maskgit)
-        rivals["timevqvae 1.0.1"] = lambda: generate_official(maskgit, args.n)
+        rivals[OFFICIAL] = lambda: generate_official(maskgit, args.n)
     else:
         print("timevqvae is not importable: timing tsgen alone")
         model = untrained()
-    rivals["tsgen, engine torch"] = lambda: model.generate(args.n, progress=False)
+    rivals["engine torch"] = sampling(model, "torch", args.n)
+    rivals["engine torch, torch.compile"] = sampling(compiled(model), "torch", args.n)
+    rivals["engine cpu"] = sampling(model, "cpu", args.n)
     seconds = measure.interleaved(rivals, args.rounds)
     result: dict[str, Any] = {name: measure.summary(s) for name, s in seconds.items()}
-    if len(rivals) == 2:
-        result["ratio"] = measure.ratio(*seconds.values())
     for name, row in result.items():
-        print(name, row if name == "ratio" else f"{row['p50_s']:.2f} s")
+        row["ratio"] = measure.ratio(seconds[name], seconds["engine cpu"])
+        print(f"{name}: {row['p50_s']:.3f} s, {row['ratio']:.1f} times engine cpu")
     key = f"n={args.n}"
     measure.save("against_timevqvae", {key: result | {"machine": measure.machine()}})
 

@@ -11,6 +11,8 @@
 
 namespace py = pybind11;
 
+void bind_engine(py::module_& cpu);  // bindings_engine.cpp
+
 namespace {
 
 template <typename T>
@@ -43,6 +45,7 @@ PYBIND11_MODULE(_C, m) {
 
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
+  bind_engine(cpu);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);

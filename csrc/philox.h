@@ -17,8 +17,8 @@ struct PhiloxWords {  // not std::array, which device code cannot index
   uint32_t word[4];
 };
 
-TSGEN_HOST_DEVICE constexpr PhiloxWords philox4x32(PhiloxWords counter, uint32_t key0,
-                                                   uint32_t key1) {
+TSGEN_HOST_DEVICE static inline constexpr PhiloxWords philox4x32(PhiloxWords counter, uint32_t key0,
+                                                                 uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint32_t* const c = counter.word;
     const uint64_t product0 = (uint64_t)0xD2511F53 * c[0];
@@ -32,8 +32,9 @@ TSGEN_HOST_DEVICE constexpr PhiloxWords philox4x32(PhiloxWords counter, uint32_t
 }
 
 // Where every draw of the sampler comes from: n < 2^24, stream < 2^8, step and band < 2^16.
-TSGEN_HOST_DEVICE constexpr PhiloxWords philox_at(uint64_t key, int64_t sample, uint32_t n,
-                                                  uint32_t stream, uint32_t step, uint32_t band) {
+TSGEN_HOST_DEVICE static inline constexpr PhiloxWords philox_at(uint64_t key, int64_t sample,
+                                                                uint32_t n, uint32_t stream,
+                                                                uint32_t step, uint32_t band) {
   const uint64_t index = (uint64_t)sample;
   return philox4x32(
       {{(uint32_t)index, (uint32_t)(index >> 32), n | stream << 24, step | band << 16}},

@@ -166,8 +166,9 @@ class Shards:
         first, n = k * self.size, self.n_series(k)
         request = self.order.request(slice(first, first + n))
         x = np.empty((n, *self.model.shape), np.float32)
-        for i in range(0, n, CHUNK):
-            places = np.arange(i, min(i + CHUNK, n))
+        at_once = sampler.engine.at_once
+        for i in range(0, n, at_once):
+            places = np.arange(i, min(i + at_once, n))
             x[places] = self.model.series(sampler, request.at(places), self.order.settings)
             shown.update(len(places))
         return x, label_names(self.model, request.class_B)

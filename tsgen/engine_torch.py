@@ -13,12 +13,15 @@ from tsgen.config import SamplingConfig
 from tsgen.errors import RunError
 from tsgen.network import Network
 from tsgen.prior import Folded, Prior, masked_positions
-from tsgen.request import Request
-from tsgen.schedule import masked_counts
+from tsgen.request import CHUNK, Request
+from tsgen.schedule import masked_plan
 
 
 class TorchEngine:
     """Plain PyTorch, readable: what the other engines are held to."""
+
+    needs_blocks = True  # PyTorch's products may sum in another order for another batch size
+    at_once = CHUNK
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -40,6 +43,11 @@ class TorchEngine:
             )
             ids.append(decode.run(known))
         return ids
+
+    def draw(self, request: Request, settings: SamplingConfig) -> tuple[list[Tensor], Tensor]:
+        """Token ids of every band, and series (B, C, length), scaled as in training."""
+        ids = self.tokens(request, settings)
+        return ids, self.series(ids)
 
     @torch.no_grad()
     def series(self, ids: list[Tensor]) -> Tensor:
@@ -77,8 +85,10 @@ class BandDecoder:
         if known_BN is None:
             known_BN = torch.full((B, prior.n_tokens), prior.n_codes, device=self.index_B.device)
         ids_BN, count = known_BN, prior.n_tokens
-        plan_BS = self.plan((known_BN == prior.n_codes).sum(1).tolist())
-        for step in range(self.settings.steps[self.band]):
+        steps = self.settings.steps[self.band]
+        unknown_B = (known_BN == prior.n_codes).sum(1)
+        plan_BS = masked_plan(self.settings.schedule, steps, unknown_B)
+        for step in range(steps):
             masked_BN = ids_BN == prior.n_codes
             places_BM = masked_positions(masked_BN, count) if count < prior.n_tokens else None
             h_BMD = self.hidden(ids_BN, places_BM, first=packed and step == 0)
@@ -90,12 +100,6 @@ class BandDecoder:
         if self.invalid:
             raise RunError("model: wanted finite logits, got NaN or infinity; is it trained?")
         return ids_BN
-
-    def plan(self, unknown_B: list[int]) -> Tensor:
-        """Masked positions of every row after every step: (B, S) int64."""
-        schedule, steps = self.settings.schedule, self.settings.steps[self.band]
-        counts = {n: masked_counts(schedule, steps, n) for n in set(unknown_B)}
-        return torch.tensor([counts[n] for n in unknown_B], device=self.index_B.device)
 
     def hidden(self, ids_BN: Tensor, places_BM: Tensor | None, *, first: bool) -> Tensor:
         """The head's input at the places asked for, guidance included: the head is linear."""

@@ -78,15 +78,16 @@ class Model:
         label:       a class name or index, one for all or one for each; None draws without class
         seed:        0 to 2**64 - 1. Sample i depends on (model, seed, i, its label, settings) alone
         indices:     absolute sample indices: generate(10)[3] == generate(indices=[3])[0]
-        batch_size:  series handed on at a time; 64 are computed together whatever it is
-        strict:      keep the above true to the bit; False is faster for a handful of series
+        batch_size:  series handed on at a time; at least 64 are computed together
+        strict:      keep the above true to the bit; False is faster for a handful of series where
+                     the native engine does not run
         progress:    show a bar; None shows one on a terminal, where it lasts
         settings:    of tsgen.config.SamplingConfig: steps, temperature, choice_temperature,
                      guidance, schedule, top_k, top_p
         returns:     (n, channels, length) float32, in the units of the training data
         raises:      ArgumentError, ArgumentTypeError
         """
-        step = CHUNK if batch_size is None else arguments.count(batch_size, "batch_size")
+        step = None if batch_size is None else arguments.count(batch_size, "batch_size")
         order = self.order(n, label, seed, indices, settings)
         try:
             out = np.empty((len(order.index), *self.shape), dtype=np.float32)
@@ -131,9 +132,10 @@ class Model:
         if len(held):
             yield held
 
-    def drawn(self, order: Order, strict: bool, step: int) -> Iterator[tuple[slice, Floats]]:
+    def drawn(self, order: Order, strict: bool, step: int | None) -> Iterator[tuple[slice, Floats]]:
         """The series of an order, about `step` at a time and in its sequence."""
         sampler = Sampler(self.network, strict=strict)
+        step = sampler.engine.at_once if step is None else step
         step = max(CHUNK, step // CHUNK * CHUNK)  # never a part of what is computed together
         # indices of one chunk may be named far apart: then many are looked at together
         step = step if isinstance(order.index, range) else max(step, NAMED)

@@ -1,7 +1,7 @@
 """Which samples are asked for, and which of them are computed together.
 
-Sample i always stands at place i % CHUNK of arrays of one size, whatever else is asked for: matrix
-products then sum its numbers in the same order, and its result is the same to the bit.
+For an engine whose sums depend on the shapes, sample i always stands at place i % CHUNK of arrays
+of one size, whatever else is asked for: its result is then the same to the bit.
 """
 
 from collections.abc import Iterator
@@ -55,13 +55,17 @@ class Order:
         return Request(index, np.ascontiguousarray(classes), seed=self.seed)
 
 
-def chunks(index: NDArray[np.int64], *, strict: bool) -> Iterator[NDArray[np.int64]]:
+def chunks(
+    index: NDArray[np.int64], at_once: int = CHUNK, *, strict: bool
+) -> Iterator[NDArray[np.int64]]:
     """Positions in `index`, in groups that are computed together.
 
+    at_once: positions a group, where not strict.
     strict: a group holds the requested samples of one block of CHUNK absolute indices.
     """
     if not strict:
-        yield from (np.arange(i, min(i + CHUNK, len(index))) for i in range(0, len(index), CHUNK))
+        starts = range(0, len(index), at_once)
+        yield from (np.arange(i, min(i + at_once, len(index))) for i in starts)
         return
     order = np.argsort(index, kind="stable")
     # an index asked for k times is computed k times, in k groups: its labels may differ

@@ -7,23 +7,53 @@
 
 Chang et al. 2022 (MaskGIT), section 3.2; Ho & Salimans 2022 for guidance. Sample i of seed s is
 a function of (model, seed, i, label, settings) alone: its noise is counted, not drawn in a row,
-and it always stands at the same place of a batch of one size.
+and its sums do not depend on what is computed beside it.
 """
 
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tsgen import native
 from tsgen.config import SamplingConfig, one_of
+from tsgen.engine_cpu import CpuEngine
 from tsgen.engine_torch import TorchEngine
+from tsgen.errors import bad_value
 from tsgen.network import Network
 from tsgen.request import Ints, Request, chunks, padded
 
-ENGINES = {"torch": TorchEngine}
+
+class Engine(Protocol):
+    """What draws samples of one network."""
+
+    needs_blocks: bool  # strict mode has to give it whole blocks of indices
+
+    def __init__(self, network: Network) -> None: ...
+
+    @property
+    def at_once(self) -> int:
+        """Samples that it likes to get together."""
+
+    def tokens(self, request: Request, settings: SamplingConfig) -> list[Tensor]:
+        """Token ids of every band, (B, N) each."""
+
+    def series(self, ids: list[Tensor]) -> Tensor:
+        """(B, C, length), scaled as in training."""
+
+    def draw(self, request: Request, settings: SamplingConfig) -> tuple[list[Tensor], Tensor]:
+        """Both."""
+
+
+ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "cpu": CpuEngine}
+
+# network: its weights' addresses and versions, and engines made of them by name
+_made: weakref.WeakKeyDictionary[Network, tuple[Any, dict[str, Engine]]]
+_made = weakref.WeakKeyDictionary()
 
 
 class Sampler:
@@ -33,13 +63,18 @@ class Sampler:
         """Prepare an engine.
 
         network:  trained, in eval mode; its device and dtype are the sampler's
-        engine:   "auto", or a name in ENGINES
-        strict:   sample i is bitwise the same whatever is drawn with it; else a chunk holds only
-                  what is asked for, which is less work for a handful of samples
+        engine:   a name in ENGINES; "auto" takes "cpu" where it can run, else "torch"
+        strict:   sample i is bitwise the same whatever is drawn with it; else engine "torch"
+                  computes only what is asked for, which is less work for a handful of samples
+        raises:   ArgumentError for an engine that cannot run this network here
         """
         one_of("engine", engine, ("auto", *ENGINES))
-        self.network, self.strict = network, strict
-        self.engine = ENGINES["torch" if engine == "auto" else engine](network)
+        why = obstacle(network)
+        if engine == "cpu" and why:
+            raise bad_value("engine", "one that can run this network", f"'cpu', which {why}")
+        name = engine if engine != "auto" else "torch" if why else "cpu"
+        self.network, self.engine = network, prepared(network, name)
+        self.strict = strict and self.engine.needs_blocks
 
     def draw(
         self, request: Request, settings: SamplingConfig
@@ -50,15 +85,42 @@ class Sampler:
         settings:  how to draw them
         yields:    (b,) places; ids (b, N) per band; series (b, C, length), scaled as in training
         """
-        for places in chunks(request.index_B, strict=self.strict):
+        at_once = self.engine.at_once
+        for places in chunks(request.index_B, at_once, strict=self.strict):
             part = request.at(places)
             rows = np.arange(len(places))
             if self.strict:
                 part, rows = padded(part, self.network.config.n_classes)
-            ids = self.engine.tokens(part, settings)
-            series = self.engine.series(ids)
+            ids, series = self.engine.draw(part, settings)
             pick = torch.from_numpy(rows)
             yield places, [ids_BN[pick] for ids_BN in ids], series[pick]
+
+
+def obstacle(network: Network) -> str | None:
+    """Why engine "cpu" cannot run this network here, or None if it can."""
+    like = network.tokenizer.window_W
+    if like.device.type != "cpu" or like.dtype != torch.float32:
+        return f"takes float32 weights on the CPU, not {like.dtype} on {like.device}"
+    try:
+        native.kernels("cpu")
+    except ImportError as error:
+        return f"does not load: {error}"
+    return None
+
+
+def prepared(network: Network, name: str) -> Engine:
+    """The engine of these very weights: made once, and again when they have changed."""
+    state = [*network.parameters(), *network.buffers()]
+    if any(t.is_inference() for t in state):  # they do not say whether they have changed
+        return ENGINES[name](network)
+    key = tuple((t.data_ptr(), t._version) for t in state)
+    found, engines = _made.get(network, (None, {}))
+    if found != key:
+        engines = {}
+        _made[network] = key, engines
+    if name not in engines:
+        engines[name] = ENGINES[name](network)
+    return engines[name]
 
 
 def bar(total: int, progress: bool | None) -> Any:

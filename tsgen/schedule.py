@@ -7,6 +7,9 @@ Chang et al. 2022 (MaskGIT), section 3.3 and appendix; "log" and "exp" as in the
 
 import math
 
+import torch
+from torch import Tensor
+
 
 def masked_share(schedule: str, ratio: float, n_unknown: int) -> float:
     """γ: the share of unknown tokens still masked once `ratio` of the steps are done."""
@@ -30,3 +33,10 @@ def masked_counts(schedule: str, steps: int, n_unknown: int) -> list[int]:
         for t in range(steps)
     ]
     return [*counts[:-1], 0]
+
+
+def masked_plan(schedule: str, steps: int, unknown_B: Tensor) -> Tensor:
+    """Masked positions of every row after every step, from how many are unknown: (B, S) int64."""
+    counts = {n: masked_counts(schedule, steps, n) for n in set(unknown_B.tolist())}
+    rows = [counts[n] for n in unknown_B.tolist()]
+    return torch.tensor(rows, dtype=torch.int64, device=unknown_B.device).view(-1, steps)

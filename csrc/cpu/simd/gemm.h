@@ -89,19 +89,26 @@ static inline void gemm_panel(const float* a, int64_t lda, const float* b, int64
   if (m < M) gemm_tile<1>(a + m * lda, lda, b, ldb, c + m * ldc, ldc, n, K, start, bias);
 }
 
-// C = A B + bias    A (M, K) rows lda apart, B packed, bias (N) or null, C (M, N) rows ldc apart
-static inline void gemm(const float* a, int64_t lda, const float* packed_b, const float* bias,
-                        float* c, int64_t ldc, int64_t M, int64_t N, int64_t K) {
+// C = A B + what the sums start with    A (M, K) rows lda apart, B packed, C (M, N) rows ldc apart
+static inline void gemm_from(Start start, const float* a, int64_t lda, const float* packed_b,
+                             const float* bias, float* c, int64_t ldc, int64_t M, int64_t N,
+                             int64_t K) {
   for (int64_t n = 0; n < N; n += PANEL) {
     const int64_t columns = N - n < PANEL ? N - n : PANEL;
-    Start start = bias ? Start::bias : Start::zero;
+    Start from = start;
     for (int64_t k = 0; k < K; k += DEPTH) {
       const int64_t depth = K - k < DEPTH ? K - k : DEPTH;
       gemm_panel(a + k, lda, packed_b + n * K + k * PANEL, PANEL, c + n, ldc, M, columns, depth,
-                 start, bias ? bias + n : nullptr);
-      start = Start::c;
+                 from, bias ? bias + n : nullptr);
+      from = Start::c;
     }
   }
+}
+
+// C = A B + bias    bias (N) or null
+static inline void gemm(const float* a, int64_t lda, const float* packed_b, const float* bias,
+                        float* c, int64_t ldc, int64_t M, int64_t N, int64_t K) {
+  gemm_from(bias ? Start::bias : Start::zero, a, lda, packed_b, bias, c, ldc, M, N, K);
 }
 
 }  // namespace tsgen::cpu::TSGEN_ISA

@@ -6,20 +6,6 @@
 namespace tsgen::cpu::TSGEN_ISA {
 namespace {
 
-// Beyond this, sine and cosine are taken in float64, lane by lane.
-constexpr float FAR = 1e4f;
-
-SineCosine sine_cosine(Floats angle) {
-  SineCosine out = half_turn(angle);
-  if (largest(magnitude(angle)) < FAR) return out;
-  for (int i = 0; i < LANES; ++i)
-    if (!(__builtin_fabsf(angle[i]) < FAR)) {  // NaN and infinity too
-      out.sine[i] = (float)__builtin_sin((double)angle[i]);
-      out.cosine[i] = (float)__builtin_cos((double)angle[i]);
-    }
-  return out;
-}
-
 struct Sums {
   Floats a{}, gain{}, shift{};
 };

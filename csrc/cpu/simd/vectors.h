@@ -148,4 +148,17 @@ static inline SineCosine half_turn(Floats x) {
   return {r + r * u * s, 1.0f - 0.5f * u + u * u * c};
 }
 
+// The same for any x: beyond 1e4 in float64, lane by lane.
+static inline SineCosine sine_cosine(Floats x) {
+  const float far = 1e4f;
+  SineCosine out = half_turn(x);
+  if (largest(magnitude(x)) < far) return out;
+  for (int i = 0; i < LANES; ++i)
+    if (!(__builtin_fabsf(x[i]) < far)) {  // NaN and infinity too
+      out.sine[i] = (float)__builtin_sin((double)x[i]);
+      out.cosine[i] = (float)__builtin_cos((double)x[i]);
+    }
+  return out;
+}
+
 }  // namespace tsgen::cpu::TSGEN_ISA

@@ -1,0 +1,105 @@
+// The CPU engine as Python has it: sizes as dicts of numbers, arrays as addresses.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+
+#include "engine/engine.h"
+
+namespace py = pybind11;
+using namespace tsgen::cpu;
+
+namespace {
+
+int64_t size(const py::dict& sizes, const char* name) { return sizes[name].cast<int64_t>(); }
+
+template <typename T>
+T* address(uintptr_t at) {
+  return reinterpret_cast<T*>(at);
+}
+
+void add_prior(Engine& engine, const py::dict& z, uintptr_t flat, int64_t n, uintptr_t column_token,
+               uintptr_t place_source) {
+  const PriorSizes sizes{
+      size(z, "N"),       size(z, "D"),        size(z, "H"),        size(z, "Dh"),
+      size(z, "F"),       size(z, "K"),        size(z, "n_layers"), size(z, "n_classes"),
+      size(z, "n_low"),   size(z, "K_low"),    size(z, "E2"),       size(z, "n_columns"),
+      size(z, "taps_in"), size(z, "taps_out"), size(z, "dilation"), size(z, "n_maps")};
+  engine.add_prior(sizes, address<const float>(flat), n, address<const int64_t>(column_token),
+                   address<const int64_t>(place_source));
+}
+
+void add_decoder(Engine& engine, const py::dict& z, const std::vector<int64_t>& widths,
+                 uintptr_t flat, int64_t n, uintptr_t sample_frame) {
+  DecoderSizes sizes{size(z, "rows"),        size(z, "columns"), size(z, "K"),
+                     size(z, "G"),           size(z, "L"),       size(z, "n_resblocks"),
+                     (int64_t)widths.size(), size(z, "n_taps"),  {}};
+  if (sizes.n_stages > MOST_STAGES) throw py::value_error("widths: wanted fewer stages");
+  for (size_t i = 0; i < widths.size(); ++i) sizes.width[i] = widths[i];
+  engine.add_decoder(sizes, address<const float>(flat), n, address<const int64_t>(sample_frame));
+}
+
+// Looks for Ctrl-C ten times a second; the signal stays Python's to handle.
+struct Interrupt {
+  using Clock = std::chrono::steady_clock;
+  mutable Clock::time_point next = Clock::now() + std::chrono::milliseconds(100);
+
+  static bool asked(const void* self, int64_t) {
+    const Interrupt& own = *static_cast<const Interrupt*>(self);
+    if (Clock::now() < own.next) return false;
+    own.next = Clock::now() + std::chrono::milliseconds(100);
+    const py::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+  }
+};
+
+// bands: (settings, plan, ids) each. Returns whether all logits were finite.
+bool sample(Engine& engine, int64_t n, uintptr_t index, uintptr_t class_id, const py::list& bands,
+            uintptr_t series, int64_t n_threads) {
+  EngineRequest request{n,
+                        address<const int64_t>(index),
+                        address<const int64_t>(class_id),
+                        {},
+                        address<float>(series)};
+  for (const py::handle item : bands) {
+    const py::tuple band = item.cast<py::tuple>();
+    const py::dict how = band[0].cast<py::dict>();
+    const Settings settings{size(how, "steps"),
+                            size(how, "band"),
+                            how["seed"].cast<uint64_t>(),
+                            how["temperature"].cast<double>(),
+                            how["choice_temperature"].cast<double>(),
+                            how["guidance"].cast<double>(),
+                            size(how, "top_k"),
+                            how["top_p"].cast<double>()};
+    request.band.push_back({settings, address<const int64_t>(band[1].cast<uintptr_t>()),
+                            address<int64_t>(band[2].cast<uintptr_t>())});
+  }
+  const Interrupt interrupt;
+  Outcome outcome;
+  {
+    const py::gil_scoped_release no_gil;
+    outcome = engine.sample(request, n_threads, Interrupt::asked, &interrupt);
+  }
+  if (outcome == Outcome::stopped) throw py::error_already_set();
+  return outcome == Outcome::done;
+}
+
+void decode(Engine& engine, const std::vector<uintptr_t>& ids, int64_t n, uintptr_t series,
+            int64_t n_threads) {
+  std::vector<const int64_t*> bands;
+  for (const uintptr_t at : ids) bands.push_back(address<const int64_t>(at));
+  const py::gil_scoped_release no_gil;
+  engine.decode(bands, n, address<float>(series), n_threads);
+}
+
+}  // namespace
+
+void bind_engine(py::module_& cpu) {
+  py::class_<Engine>(cpu, "Engine")
+      .def(py::init<>())
+      .def("add_prior", &add_prior)
+      .def("add_decoder", &add_decoder)
+      .def("sample", &sample)
+      .def("decode", &decode);
+}

@@ -1,0 +1,182 @@
+"""The native engine against engine torch: the same tokens and series on every instruction set."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from test_sampler import CASES, N_SERIES, case, partly_known, request
+from tiny_models import tiny_config, tiny_model, tiny_network
+
+from tsgen import native
+from tsgen.config import SamplingConfig
+from tsgen.engine_torch import TorchEngine
+from tsgen.errors import ArgumentError
+from tsgen.network import Network
+from tsgen.request import Request
+from tsgen.sampler import Sampler, obstacle
+
+if why := obstacle(tiny_network()):
+    pytest.skip(f"engine cpu {why}", allow_module_level=True)
+
+from tsgen.engine_cpu import CpuEngine
+
+SHAPES = [  # every layer's edges: one token, one row, no block, identity skip, odd and long series
+    {},
+    {"bands": 1, "n_channels": 3},
+    {"length": 2, "tokenizer": {"token_width": (1, 1)}},
+    {"length": 129, "n_channels": 2, "tokenizer": {"n_resblocks": 0}},
+    {"length": 100, "tokenizer": {"n_resblocks": 2, "hidden_dim": 4}},
+    {"length": 511, "tokenizer": {"n_fft": 8, "max_dim": 16}},
+    {"length": 77, "tokenizer": {"n_fft": 5, "token_width": (3, 20)}},
+    {"length": 64, "tokenizer": {"n_fft": 16, "codebook": "cosine"}},
+    {"bands": 1, "length": 50, "tokenizer": {"n_fft": 2}},
+]
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512"])
+def isa(request):
+    limit_isa = native.kernels("cpu").limit_isa
+    try:
+        if limit_isa(request.param) != request.param:
+            pytest.skip(f"this machine has no {request.param}")
+        yield request.param
+    finally:
+        limit_isa("avx512")
+
+
+def same_series(a: list[torch.Tensor], b: list[torch.Tensor]) -> int:
+    """How many series have the same tokens in every band."""
+    return int(torch.stack([(x == y).all(1) for x, y in zip(a, b, strict=True)]).all(0).sum())
+
+
+@functools.cache
+def law(name: str, some_known: bool) -> tuple[Network, Request, SamplingConfig, list[torch.Tensor]]:
+    """A case of test_sampler.py with the tokens of engine torch in float64."""
+    network, classes, settings = case(name)
+    asked = request(classes, partly_known(network, N_SERIES) if some_known else None)
+    return network, asked, settings, TorchEngine(network).tokens(asked, settings)
+
+
+def test_draws_the_tokens_of_the_float64_law(isa):
+    same = total = 0
+    for name in CASES:
+        for some_known in (False, True):
+            network, asked, settings, exact = law(name, some_known)
+            single = CpuEngine(network).tokens(asked, settings)
+            same, total = same + same_series(exact, single), total + N_SERIES
+    assert same >= 0.999 * total, f"{same} of {total}"
+
+
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_decodes_as_the_tokenizer_does(sizes, isa):
+    network = tiny_network(tiny_config(**sizes))
+    rng = torch.Generator().manual_seed(0)
+    ids = [
+        torch.randint(0, prior.n_codes, (37, prior.n_tokens), generator=rng)
+        for prior in network.each_prior()
+    ]
+    single = TorchEngine(network).series(ids)
+    got = CpuEngine(network).series(ids)
+    wanted = TorchEngine(network.double()).series(ids)
+    # random weights make an error grow from layer to layer: it may grow as much as PyTorch's does
+    error, usual = (float((x - wanted).abs().amax()) for x in (got, single))
+    assert error <= 4 * usual + 1e-6
+
+
+def test_is_what_auto_takes_and_says_why_not():
+    network = tiny_network()
+    assert isinstance(Sampler(network).engine, CpuEngine)
+    with pytest.raises(ArgumentError, match=r"engine: wanted .*, got 'cpu', which takes float32"):
+        Sampler(tiny_network().double(), engine="cpu")
+
+
+def test_sees_that_weights_have_changed():
+    model = tiny_model()
+    before = model.generate(5, seed=1)
+    np.testing.assert_array_equal(model.generate(5, seed=1), before)
+    with torch.no_grad():
+        for prior in model.network.each_prior():
+            prior.head_bias[0] += 100
+    assert len(np.unique(model.generate(5, seed=1), axis=0)) == 1
+
+
+def test_does_not_depend_on_threads_or_neighbours():
+    model = tiny_model(length=64)
+    threads, index = torch.get_num_threads(), np.arange(90)
+    label = index % 3
+    try:
+        torch.set_num_threads(1)
+        base = model.generate(90, label=label, seed=5, guidance=1.5)
+        for n in (2, 3, 8):
+            torch.set_num_threads(n)
+            np.testing.assert_array_equal(
+                model.generate(90, label=label, seed=5, guidance=1.5), base
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for i in (0, 17, 89):
+        alone = model.generate(indices=[i], label=label[i], seed=5, guidance=1.5)
+        np.testing.assert_array_equal(alone[0], base[i])
+
+
+def test_works_in_a_forked_child():
+    model = tiny_model()
+    wanted = model.generate(70, seed=3)
+    torch.set_num_threads(2)
+    try:
+        model.generate(70, seed=3)  # the pool has a helper now, which the child will not have
+        child = os.fork()
+        if child == 0:
+            same = np.array_equal(model.generate(70, seed=3), wanted)
+            os._exit(0 if same else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(1)
+
+
+SLOW = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny_models import tiny_model
+model = tiny_model(length=512, tokenizer={{"token_width": (64, 256)}})
+print("go", flush=True)
+model.generate(10**6, steps=(100, 100))
+"""
+
+
+def test_ctrl_c_stops_it_within_a_second():
+    code = SLOW.format(tests=os.path.dirname(__file__))  # noqa: PTH120
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "go\n"
+    time.sleep(0.5)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in error
+    assert time.monotonic() - start < 5  # leaving Python takes a while on a busy machine
+
+
+def test_refuses_arrays_of_the_wrong_size():
+    core = native.kernels("cpu").Engine()
+    sizes = dict.fromkeys(
+        ("N", "D", "H", "Dh", "F", "K", "n_layers", "n_classes", "n_low", "K_low", "E2"), 1
+    )
+    sizes |= dict.fromkeys(("n_columns", "taps_in", "taps_out", "dilation", "n_maps"), 1)
+    with pytest.raises(ValueError, match="prior: wanted"):
+        core.add_prior(sizes, 0, 3, 0, 0)
+
+
+def test_settings_of_two_bands_are_their_own():
+    network, classes, _ = case("unequal steps")
+    asked = request(classes)
+    few = SamplingConfig(steps=(1, 9), choice_temperature=(0.0, 9.0))
+    exact = TorchEngine(network).tokens(asked, few)
+    assert same_series(exact, CpuEngine(network).tokens(asked, few)) >= N_SERIES - 1
