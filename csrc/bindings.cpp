@@ -46,6 +46,10 @@ PYBIND11_MODULE(_C, m) {
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
   bind_engine(cpu);
+  cpu.def("stft", bind(tsgen::cpu::stft), no_gil);
+  cpu.def("stft_backward", bind(tsgen::cpu::stft_backward), no_gil);
+  cpu.def("istft", bind(tsgen::cpu::istft), no_gil);
+  cpu.def("istft_backward", bind(tsgen::cpu::istft_backward), no_gil);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);

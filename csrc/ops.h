@@ -5,6 +5,21 @@
 
 namespace tsgen::cpu {
 
+// planes[i] = F rows of the spectrogram of x[i], from row `first` on, real parts before imaginary
+// x (N, L), reflected at its borders; window (W); planes (N, 2, F, T)
+void stft(const float* x, const float* window, float* planes, int64_t N, int64_t L, int64_t W,
+          int64_t hop, int64_t first, int64_t F, int64_t T, int64_t n_threads);
+void stft_backward(const float* grad_planes, const float* window, float* grad_x, int64_t N,
+                   int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T,
+                   int64_t n_threads);
+
+// x[i] = the series whose spectrogram is closest to planes[i], other rows 0; shapes as above
+void istft(const float* planes, const float* window, float* x, int64_t N, int64_t L, int64_t W,
+           int64_t hop, int64_t first, int64_t F, int64_t T, int64_t n_threads);
+void istft_backward(const float* grad_x, const float* window, float* grad_planes, int64_t N,
+                    int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T,
+                    int64_t n_threads);
+
 // out = y + sin²(a y) / a,  y = gain x + shift    x (B, C, S); a, gain, shift (C), the last two or
 // neither. Backward: the gradients of all of them; grad_gain and grad_shift null without gain.
 void snake(const float* x, const float* a, const float* gain, const float* shift, float* out,

@@ -210,12 +210,57 @@ class TestStft:
         high = ops.istft(ops.stft(x_BCL, window_W, 1, (1, 3)), window_W, 1, 1, 64)
         torch.testing.assert_close(low + high, x_BCL, rtol=0, atol=1e-12)
 
-    def test_nan_stays_in_its_frames(self):
-        x_BCL = torch.zeros(1, 1, 32)
+    @pytest.mark.parametrize("backend", dispatch.TABLE["stft"])
+    @pytest.mark.parametrize("W", [4, 16])
+    def test_nan_stays_in_its_frames(self, backend, W):
+        device = device_for("stft", backend, torch.float32)
+        x_BCL = torch.zeros(2, 1, 32, device=device)
         x_BCL[0, 0, 16] = torch.nan
-        planes = ops.stft(x_BCL, torch.ones(4), 1)
-        bad_T = planes.isnan().any(dim=(0, 1, 2))
-        assert bad_T.nonzero().flatten().tolist() == [15, 16, 17, 18]
+        planes = ops.stft(x_BCL, torch.ones(W, device=device), 1, backend=backend)
+        bad_BT = planes.isnan().any(dim=(1, 2))
+        assert bad_BT[0].nonzero().flatten().tolist() == list(range(17 - W // 2, 17 + W // 2))
+        assert not bad_BT[1].any()
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["istft"])
+    def test_no_window_reaches_between_far_frames(self, backend):
+        device = device_for("istft", backend, torch.float32)
+        window_W = torch.ones(4, device=device)
+        x_BCL = torch.randn(2, 1, 36, device=device, requires_grad=True)
+        planes = ops.stft(x_BCL, window_W, 7, backend=backend)
+        back = ops.istft(planes, window_W, 7, 0, 36, backend=backend)
+        # frame t has samples 7 t - 2 to 7 t + 1
+        reached_L = torch.tensor([(l + 2) % 7 < 4 for l in range(36)], device=device)
+        torch.testing.assert_close(back, x_BCL * reached_L, rtol=0, atol=1e-6)
+        back.sum().backward()
+        torch.testing.assert_close(x_BCL.grad, reached_L.expand(2, 1, 36).float())
+
+    @pytest.mark.parametrize(("L", "W", "hop"), [(333, 4, 1), (600, 16, 4), (150, 7, 3)])
+    def test_neither_threads_nor_the_batch_change_a_bit(self, L, W, hop):
+        device_for("stft", "cpu", torch.float32)
+        window_W = torch.hann_window(W) + 0.1
+        x_BCL = torch.randn(150, 1, L)
+        n_threads = torch.get_num_threads()
+
+        def everything(x_BCL: Tensor, n_threads: int) -> list[Tensor]:
+            torch.set_num_threads(n_threads)
+            x_BCL = x_BCL.clone().requires_grad_()
+            planes = ops.stft(x_BCL, window_W, hop, backend="cpu")
+            inner = planes.detach().requires_grad_()
+            reach = min(L, (planes.shape[3] - 1) * hop + (W + 1) // 2)
+            back = ops.istft(inner, window_W, hop, 0, reach, backend="cpu")
+            (planes * planes.detach()).sum().backward()
+            (back * back.detach()).sum().backward()
+            return [planes.detach(), back.detach(), x_BCL.grad, inner.grad]
+
+        try:
+            alone = everything(x_BCL, 1)
+            for together, single, few in zip(
+                everything(x_BCL, 3), alone, everything(x_BCL[70:73], 1), strict=True
+            ):
+                assert torch.equal(together, single)
+                assert torch.equal(few, single[70:73])
+        finally:
+            torch.set_num_threads(n_threads)
 
 
 class TestNearestCode:

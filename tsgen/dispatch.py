@@ -22,8 +22,8 @@ FLOATS = (F64, F32, BF16, F16)
 
 TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
-    "stft": {"torch": FLOATS},
-    "istft": {"torch": FLOATS},
+    "stft": {"torch": FLOATS, "cpu": (F32,)},
+    "istft": {"torch": FLOATS, "cpu": (F32,)},
     "nearest_code": {"torch": FLOATS},
     "attention": {"torch": FLOATS},
     "sample_code": {"torch": FLOATS},

@@ -14,7 +14,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsgen.ops.stft import n_frames
+
 Kernel = Callable[..., None]
+
+
+def stft(run: Kernel, x_BCL: Tensor, window_W: Tensor, hop: int, first: int, end: int) -> Tensor:
+    T = n_frames(x_BCL.shape[2], len(window_W), hop)
+    return series_to_planes(run, x_BCL, window_W, hop, first, end - first, T)
+
+
+def istft_backward(
+    run: Kernel, grad_BCL: Tensor, window_W: Tensor, hop: int, first: int, rows: int, frames: int
+) -> Tensor:
+    return series_to_planes(run, grad_BCL, window_W, hop, first, rows, frames)
+
+
+def series_to_planes(
+    run: Kernel, x_BCL: Tensor, window_W: Tensor, hop: int, first: int, rows: int, frames: int
+) -> Tensor:
+    B, C, L = x_BCL.shape
+    planes_BGFT = x_BCL.new_empty(B, 2 * C, rows, frames)
+    sizes = B * C, L, len(window_W), hop, first, rows, frames
+    launch(run, [x_BCL.contiguous(), *float32(window_W), planes_BGFT], sizes)
+    return planes_BGFT
+
+
+def istft(
+    run: Kernel, planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, length: int
+) -> Tensor:
+    B, G, F, T = planes_BGFT.shape
+    x_BCL = planes_BGFT.new_empty(B, G // 2, length)
+    sizes = B * G // 2, length, len(window_W), hop, first, F, T
+    launch(run, [planes_BGFT.contiguous(), *float32(window_W), x_BCL], sizes)
+    return x_BCL
+
+
+stft_backward = istft  # the same tensors and sizes
 
 
 def snake(

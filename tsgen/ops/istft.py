@@ -6,7 +6,7 @@ Overlap-add as a gather: every sample sums the at most ceil(W / hop) frames that
 Griffin & Lim 1984, eq. 6. The imaginary parts of row 0 and row W/2 do not count.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,8 @@ def istft(
     """
     check(planes_BGFT, window_W, hop, first, length)
     args = (planes_BGFT, window_W, hop, first, length)
-    return cast(Tensor, dispatch.call("istft", baseline, *args, backend=backend, like=planes_BGFT))
+    how: dict[str, Any] = {"backend": backend, "like": planes_BGFT, "gradient": Gradient}
+    return cast(Tensor, dispatch.call("istft", baseline, *args, **how))
 
 
 def _fake(
@@ -63,11 +64,49 @@ def _fake(
     return planes_BGFT.new_empty(planes_BGFT.shape[0], planes_BGFT.shape[1] // 2, length)
 
 
+def _fake_backward(
+    grad_BCL: Tensor,
+    window_W: Tensor,
+    hop: int,
+    first: int,
+    rows: int,
+    frames: int,
+    backend: str | None = None,
+) -> Tensor:
+    return grad_BCL.new_empty(grad_BCL.shape[0], 2 * grad_BCL.shape[1], rows, frames)
+
+
 dispatch.register(
     "istft(Tensor planes, Tensor window, int hop, int first, int length, *, str? backend=None)"
     " -> Tensor",
     fake=_fake,
 )
+dispatch.register(
+    "istft_backward(Tensor grad, Tensor window, int hop, int first, int rows, int frames, *,"
+    " str? backend=None) -> Tensor",
+    fake=_fake_backward,
+)
+
+
+class Gradient(torch.autograd.Function):
+    """The adjoint: frames of the gradient over the windows' weight, transformed forward."""
+
+    @staticmethod
+    def forward(planes: Any, window: Any, hop: Any, first: Any, length: Any, backend: Any) -> Any:
+        # named, not *args: torch.compile counts them
+        return torch.ops.tsgen.istft.default(planes, window, hop, first, length, backend=backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        planes, window, ctx.hop, ctx.first, _length, ctx.backend = inputs
+        ctx.rows, ctx.frames = planes.shape[2:]
+        ctx.save_for_backward(window)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        args = (grad, *ctx.saved_tensors, ctx.hop, ctx.first, ctx.rows, ctx.frames)
+        dplanes = torch.ops.tsgen.istft_backward.default(*args, backend=ctx.backend)
+        return dplanes, None, None, None, None, None
 
 
 def check(planes_BGFT: Tensor, window_W: Tensor, hop: int, first: int, length: int) -> None:
