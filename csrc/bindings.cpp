@@ -43,6 +43,8 @@ PYBIND11_MODULE(_C, m) {
 
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
+  cpu.def("attention", bind(tsgen::cpu::attention), no_gil);
+  cpu.def("attention_backward", bind(tsgen::cpu::attention_backward), no_gil);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);

@@ -25,7 +25,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "stft": {"torch": FLOATS},
     "istft": {"torch": FLOATS},
     "nearest_code": {"torch": FLOATS},
-    "attention": {"torch": FLOATS},
+    "attention": {"torch": FLOATS, "cpu": (F32,)},
     "sample_code": {"torch": FLOATS},
     "keep_confident": {"torch": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS},
