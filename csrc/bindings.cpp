@@ -50,6 +50,8 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("stft_backward", bind(tsgen::cpu::stft_backward), no_gil);
   cpu.def("istft", bind(tsgen::cpu::istft), no_gil);
   cpu.def("istft_backward", bind(tsgen::cpu::istft_backward), no_gil);
+  cpu.def("attention", bind(tsgen::cpu::attention), no_gil);
+  cpu.def("attention_backward", bind(tsgen::cpu::attention_backward), no_gil);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);

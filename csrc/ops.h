@@ -20,6 +20,24 @@ void istft_backward(const float* grad_x, const float* window, float* grad_planes
                     int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T,
                     int64_t n_threads);
 
+// out[b, m, h] = the values' mean, weighted by softmax(q·k / sqrt(D)), see attention.py
+// q (B, H, M, D), k and v (B, H, N, D) with the strides given, rows contiguous; null_kv (2, H, D);
+// q_scale and k_scale (D); lengths (B); out (B, M, H, D), and so the gradients. What is optional
+// may be null. Backward: the gradients of all of them but lengths.
+void attention(const float* q, const float* k, const float* v, const float* null_kv,
+               const float* q_scale, const float* k_scale, const int64_t* lengths, float* out,
+               int64_t q_b, int64_t q_h, int64_t q_m, int64_t k_b, int64_t k_h, int64_t k_n,
+               int64_t v_b, int64_t v_h, int64_t v_n, int64_t B, int64_t H, int64_t M, int64_t N,
+               int64_t D, int64_t n_threads);
+void attention_backward(const float* grad_out, const float* q, const float* k, const float* v,
+                        const float* null_kv, const float* q_scale, const float* k_scale,
+                        const int64_t* lengths, float* grad_q, float* grad_k, float* grad_v,
+                        float* grad_null_kv, float* grad_q_scale, float* grad_k_scale, int64_t g_b,
+                        int64_t g_h, int64_t g_m, int64_t q_b, int64_t q_h, int64_t q_m,
+                        int64_t k_b, int64_t k_h, int64_t k_n, int64_t v_b, int64_t v_h,
+                        int64_t v_n, int64_t B, int64_t H, int64_t M, int64_t N, int64_t D,
+                        int64_t n_threads);
+
 // out = y + sin²(a y) / a,  y = gain x + shift    x (B, C, S); a, gain, shift (C), the last two or
 // neither. Backward: the gradients of all of them; grad_gain and grad_shift null without gain.
 void snake(const float* x, const float* a, const float* gain, const float* shift, float* out,

@@ -305,6 +305,69 @@ class TestAttention:
         out = ops.attention(q, q, q)
         torch.testing.assert_close(out[-1:], ops.attention(q[-1:], q[-1:], q[-1:]))
 
+    @staticmethod
+    def all_of(inputs: Any, backend: str = "cpu") -> list[Tensor]:
+        """The output and the gradients of every input."""
+        leaves = [t.detach().requires_grad_() if t is not None else t for t in inputs[:6]]
+        out = ops.attention(*leaves, inputs[6], backend=backend)
+        given = [t for t in leaves if t is not None]
+        return [out, *torch.autograd.grad(out.sin().sum(), given)]
+
+    @pytest.mark.parametrize("shape", OPS["attention"].TEST_SHAPES[1:], ids=str)
+    def test_scratch_memory_keeps_no_secrets(self, shape):
+        device_for("attention", "cpu", torch.float32)
+        inputs = OPS["attention"].make_inputs(shape, "cpu", torch.float32)
+        ref = self.all_of(inputs)
+        bad = [t * torch.nan if t is not None else t for t in inputs[:6]]
+        assert self.all_of([*bad, None])[0].isnan().all()  # and leaves it in freed memory
+        for out, again in zip(ref, self.all_of(inputs), strict=True):
+            assert torch.equal(out, again)
+
+    @pytest.mark.parametrize("shape", OPS["attention"].TEST_SHAPES[3:], ids=str)
+    def test_bits_depend_on_neither_batch_nor_threads(self, shape):
+        device_for("attention", "cpu", torch.float32)
+        inputs = OPS["attention"].make_inputs((40, *shape[1:]), "cpu", torch.float32)
+        q, k, v, *shared, lengths = inputs
+        whole = self.all_of(inputs)
+        part = [None if t is None else t[7:12] for t in (q, k, v, lengths)]
+        for a, b in zip(whole[:4], self.all_of([*part[:3], *shared, part[3]])[:4], strict=True):
+            assert torch.equal(a[7:12], b)
+        n_threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(5)
+            for a, b in zip(whole, self.all_of(inputs), strict=True):
+                assert torch.equal(a, b)
+        finally:
+            torch.set_num_threads(n_threads)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
+    def test_nan_stays_in_its_row(self, backend):
+        device = device_for("attention", backend, torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (3, 2, 21, 21, 16, True, True, False), device, torch.float32
+        )
+        q, k = inputs[0].clone(), inputs[1].clone()
+        q[0, 1, 5, 3] = torch.nan
+        k[2, 0, 20, 0] = torch.nan
+        bad = ops.attention(q, k, *inputs[2:], backend=backend).isnan().all(-1).cpu()
+        wanted = torch.zeros(3, 2, 21, dtype=torch.bool)
+        wanted[0, 1, 5] = wanted[2, 0] = True
+        assert torch.equal(bad, wanted)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
+    def test_lengths_cut_sequences_off(self, backend):
+        device = device_for("attention", backend, torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (4, 2, 21, 21, 16, True, True, False), device, torch.float32
+        )
+        lengths_B = torch.tensor([0, 3, 20, 21]).to(device)
+        q, k, v, *shared, _ = inputs
+        out = ops.attention(q, k, v, *shared, lengths_B, backend=backend)
+        for b, n in enumerate(lengths_B.tolist()):
+            one = [t[b : b + 1] for t in (q, k[:, :, :n], v[:, :, :n])]
+            alone = ops.attention(*one, *shared, backend=backend)
+            torch.testing.assert_close(out[b : b + 1], alone)
+
 
 class TestSampleCode:
     @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])

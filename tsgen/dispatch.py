@@ -25,7 +25,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "stft": {"torch": FLOATS, "cpu": (F32,)},
     "istft": {"torch": FLOATS, "cpu": (F32,)},
     "nearest_code": {"torch": FLOATS},
-    "attention": {"torch": FLOATS},
+    "attention": {"torch": FLOATS, "cpu": (F32,)},
     "sample_code": {"torch": FLOATS},
     "keep_confident": {"torch": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS},
@@ -60,9 +60,13 @@ def call(
             return baseline(*args)
         with torch.autocast(device, enabled=False):  # it would lower what an op keeps in float32
             return baseline(*args)
-    if gradient is not None and torch.is_grad_enabled():
+    if gradient is not None and torch.is_grad_enabled() and any(map(wants_gradient, args)):
         return gradient.apply(*args, backend)
     return getattr(torch.ops.tsgen, op).default(*args, backend=backend)
+
+
+def wants_gradient(arg: Any) -> bool:
+    return isinstance(arg, Tensor) and arg.requires_grad
 
 
 def register(schema: str, fake: Callable[..., Any]) -> None:

@@ -53,6 +53,56 @@ def istft(
 stft_backward = istft  # the same tensors and sizes
 
 
+def attention(
+    run: Kernel,
+    q_BHMD: Tensor,
+    k_BHND: Tensor,
+    v_BHND: Tensor,
+    null_kv_2HD: Tensor | None,
+    q_scale_D: Tensor | None,
+    k_scale_D: Tensor | None,
+    lengths_B: Tensor | None,
+) -> Tensor:
+    q, k, v = map(dense_rows, (q_BHMD, k_BHND, v_BHND))
+    shared = float32(null_kv_2HD, q_scale_D, k_scale_D)
+    lengths = None if lengths_B is None else lengths_B.contiguous()
+    (B, H, M, D), N = q.shape, k.shape[2]
+    out = q.new_empty(B, M, H, D)
+    strides = [step for t in (q, k, v) for step in t.stride()[:3]]
+    launch(run, [q, k, v, *shared, lengths, out], [*strides, B, H, M, N, D])
+    return out.transpose(1, 2)
+
+
+def attention_backward(
+    run: Kernel,
+    grad_BHMD: Tensor,
+    q_BHMD: Tensor,
+    k_BHND: Tensor,
+    v_BHND: Tensor,
+    null_kv_2HD: Tensor | None,
+    q_scale_D: Tensor | None,
+    k_scale_D: Tensor | None,
+    lengths_B: Tensor | None,
+) -> tuple[Tensor, ...]:
+    rows = [dense_rows(t) for t in (grad_BHMD, q_BHMD, k_BHND, v_BHND)]
+    shared = float32(null_kv_2HD, q_scale_D, k_scale_D)
+    lengths = None if lengths_B is None else lengths_B.contiguous()
+    (B, H, M, D), N = q_BHMD.shape, k_BHND.shape[2]
+    outs = [grad_BHMD.new_empty(B, n, H, D) for n in (M, N, N)]
+    shared_outs = [None if t is None else torch.empty_like(t) for t in shared]
+    strides = [step for t in rows for step in t.stride()[:3]]
+    launch(run, [*rows, *shared, lengths, *outs, *shared_outs], [*strides, B, H, M, N, D])
+    given = zip(shared_outs, (null_kv_2HD, q_scale_D, k_scale_D), strict=True)
+    # an op cannot return None
+    back = [grad_BHMD.new_empty(0) if g is None or t is None else g.to(t.dtype) for g, t in given]
+    return *(t.transpose(1, 2) for t in outs), *back
+
+
+def dense_rows(t: Tensor) -> Tensor:
+    """Itself if its last dim is contiguous, whatever the strides of the others."""
+    return t if t.stride(-1) == 1 else t.contiguous()
+
+
 def snake(
     run: Kernel, x: Tensor, a_C: Tensor, gain_C: Tensor | None, shift_C: Tensor | None
 ) -> Tensor:

@@ -8,7 +8,7 @@ a query attend to nothing. B sequences, H heads, M queries, N keys, D dims of a 
 """
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,8 @@ def attention(
     """
     args = (q_BHMD, k_BHND, v_BHND, null_kv_2HD, q_scale_D, k_scale_D, lengths_B)
     check(*args)
-    return cast(Tensor, dispatch.call("attention", baseline, *args, backend=backend, like=q_BHMD))
+    how: dict[str, Any] = {"backend": backend, "like": q_BHMD, "gradient": Gradient}
+    return cast(Tensor, dispatch.call("attention", baseline, *args, **how))
 
 
 def _fake(q: Tensor, *args: Tensor | None, backend: str | None = None) -> Tensor:
@@ -52,11 +53,64 @@ def _fake(q: Tensor, *args: Tensor | None, backend: str | None = None) -> Tensor
     return q.new_empty(B, M, H, D).transpose(1, 2)
 
 
+def _fake_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    null_kv: Tensor | None,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    lengths: Tensor | None,
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    shared = (null_kv, q_scale, k_scale)
+    sizes = [q.new_empty(0) if t is None else t.new_empty(t.shape) for t in shared]
+    return _fake(q), _fake(k), _fake(v), *sizes
+
+
 dispatch.register(
     "attention(Tensor q, Tensor k, Tensor v, Tensor? null_kv, Tensor? q_scale, Tensor? k_scale,"
     " Tensor? lengths, *, str? backend=None) -> Tensor",
     fake=_fake,
 )
+dispatch.register(
+    "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? null_kv,"
+    " Tensor? q_scale, Tensor? k_scale, Tensor? lengths, *, str? backend=None)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)
+
+
+class Gradient(torch.autograd.Function):
+    """Saves its inputs alone and computes the weights again; see csrc/cpu/simd/attention.cpp."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        null_kv: Tensor | None,
+        q_scale: Tensor | None,
+        k_scale: Tensor | None,
+        lengths: Tensor | None,
+        backend: str | None,
+    ) -> Any:
+        # named, not *args: torch.compile counts them. No setup_context: PyTorch would inspect this
+        # signature at every call, 40 µs
+        args = (q, k, v, null_kv, q_scale, k_scale, lengths)
+        ctx.save_for_backward(*args)
+        ctx.backend = backend
+        return torch.ops.tsgen.attention.default(*args, backend=backend)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        saved = ctx.saved_tensors
+        run = torch.ops.tsgen.attention_backward.default
+        dq, dk, dv, *shared = run(grad, *saved, backend=ctx.backend)
+        given = zip(shared, saved[3:6], strict=True)
+        return dq, dk, dv, *(None if t is None else g for g, t in given), None, None
 
 
 def check(
@@ -158,9 +212,13 @@ TEST_SHAPES = [  # (B, H, M, N, D, null key, normalised, lengths)
     (2, 3, 65, 65, 32, True, True, True),
     (5, 2, 13, 13, 7, False, True, True),
     (2, 2, 23, 65, 16, True, True, False),
+    (2, 1, 9, 9, 64, True, True, False),
+    (2, 2, 20, 33, 24, False, False, True),
+    (2, 1, 200, 200, 12, True, True, True),
     (2, 2, 129, 129, 64, True, False, False),
 ]
 BENCH_SHAPES = [
+    (128, 2, 9, 9, 64, True, True, False),
     (256, 2, 16, 16, 64, True, True, False),
     (128, 4, 64, 64, 32, True, True, False),
     (128, 2, 65, 65, 64, True, True, False),

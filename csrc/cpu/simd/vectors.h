@@ -27,7 +27,8 @@ constexpr int LANES = sizeof(Floats) / sizeof(float);
 
 static inline Floats load(const float* from) { return *(const Floats*)from; }
 static inline void store(float* to, Floats x) { *(Floats*)to = x; }
-static inline Floats all(float x) { return Floats{} + x; }
+// x - 0 is x for every x; 0 + x is not for -0, and would cost an addition
+static inline Floats all(float x) { return x - Floats{}; }
 
 // The first n < LANES floats, zeros in the other lanes; nothing else is read.
 static inline Floats load_first(const float* from, int64_t n) {

@@ -1,0 +1,210 @@
+// Rows of numbers for attention: their norms, copies, columns and softmax.
+//
+// Scratch memory holds rows padded to whole vectors, so that only what comes from others, or goes
+// to them, needs care at its end.
+#pragma once
+
+#include "simd/gemm.h"
+
+namespace tsgen::cpu::TSGEN_ISA {
+
+static inline int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+// Lane i of the result is lane from[i] of a, or of b from LANES on.
+static inline Floats pick(Floats a, Floats b, Ints from) {
+#ifdef __clang__
+  Floats out;
+  for (int i = 0; i < LANES; ++i) out[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+  return out;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// Lanes `half` apart change places.
+template <int half>
+static inline Floats crossed(Floats x) {
+  Ints from;
+  for (int i = 0; i < LANES; ++i) from[i] = i ^ half;
+  return pick(x, x, from);
+}
+
+// sum() and largest() in registers: a row has one of each, and memory is too far for that.
+template <int half = LANES / 2>
+static inline float sum_lanes(Floats x) {
+  x += crossed<half>(x);
+  if constexpr (half > 1) return sum_lanes<half / 2>(x);
+  return x[0];
+}
+
+template <int half = LANES / 2>
+static inline float largest_lane(Floats x) {
+  x = larger(x, crossed<half>(x));
+  if constexpr (half > 1) return largest_lane<half / 2>(x);
+  return x[0];
+}
+
+// Two vectors' blocks of h lanes: those at even places together, and those at odd places.
+template <int h>
+static inline void deal(Floats& a, Floats& b) {
+  Ints even, odd;
+  for (int i = 0; i < LANES; ++i) {
+    even[i] = i & h ? LANES + i - h : i;
+    odd[i] = i & h ? LANES + i : i + h;
+  }
+  const Floats first = pick(a, b, even);
+  b = pick(a, b, odd), a = first;
+}
+
+// x[r][i] becomes x[i][r].
+template <int h = LANES / 2>
+static inline void turn(Floats* x) {
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; ++i)
+    if (!(i & h)) deal<h>(x[i], x[i + h]);
+  if constexpr (h > 1) turn<h / 2>(x);
+}
+
+// Lane r is the sum of x[r], in the order of sum_lanes.
+template <int h = LANES / 2>
+static inline Floats sums(Floats* x) {
+#pragma GCC unroll 8
+  for (int i = 0; i < h; ++i) deal<h>(x[i], x[i + h]), x[i] += x[i + h];
+  if constexpr (h > 1) return sums<h / 2>(x);
+  return x[0];
+}
+
+static inline Floats square_root(Floats x) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < LANES; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+static inline Floats load_some(const float* from, int64_t n) {
+  return n >= LANES ? load(from) : load_first(from, n);
+}
+
+// Rows of D numbers; the first may lie elsewhere.
+struct Rows {
+  const float* null;  // or there is none
+  const float* others;
+  int64_t stride, D;
+  const float* operator[](int64_t i) const {
+    return null ? i ? others + (i - 1) * stride : null : others + i * stride;
+  }
+};
+
+// Lane r is x[i + r] . y[i + r], or x[i + r] . y[0] if y stands still; 0 from row n on.
+static inline Floats dots(const Rows& x, const Rows& y, int64_t i, int64_t n) {
+  Floats sum[LANES]{};
+  const float *a[LANES], *b[LANES];
+  for (int r = 0; r < LANES; ++r) {
+    const int64_t row = i + r < n ? i + r : i;  // an address that may be read
+    a[r] = x[row], b[r] = y[row];
+  }
+  for (int64_t d = 0; d < x.D; d += LANES)
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; ++r)
+      sum[r] += load_some(a[r] + d, x.D - d) * load_some(b[r] + d, x.D - d);
+  return sums(sum);
+}
+
+// to[i] = 1 / max(|x[i]|, eps) for n rows and up to a whole vector.
+static inline void inverse_norms(const Rows& x, int64_t n, float eps, float* to) {
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Floats norm = square_root(dots(x, x, i, n));
+    store(to + i, 1.0f / (norm < eps ? all(eps) : norm));
+  }
+}
+
+// n rows times scale (n) or 1, with zeros behind D up to whole vectors.
+static inline void copy_rows(const Rows& x, int64_t n, const float* scale, float* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float* const from = x[i];
+    const float s = scale ? scale[i] : 1.0f;
+    int64_t d = 0;
+    for (; d + LANES <= x.D; d += LANES, to += LANES) store(to, load(from + d) * s);
+    if (d < x.D) store(to, load_first(from + d, x.D - d) * s), to += LANES;
+  }
+}
+
+// n rows, times scale (n) and weight (D) or 1 -> panels (n / PANEL, D, PANEL), zeros behind n.
+static inline void transpose(const Rows& from, int64_t n, const float* scale, const float* weight,
+                             float* to) {
+  const int64_t deep = whole_vectors(from.D);
+  for (int64_t i = 0; i < n; i += LANES)
+    for (int64_t d = 0; d < deep; d += LANES) {
+      const Floats w = weight ? load(weight + d) : Floats{} + 1.0f;
+      Floats x[LANES];
+#pragma GCC unroll 16
+      for (int r = 0; r < LANES; ++r) {
+        x[r] = i + r < n ? load_some(from[i + r] + d, from.D - d) * w : Floats{};
+        if (scale && i + r < n) x[r] *= scale[i + r];
+      }
+      turn(x);
+      float* const panel = to + i / PANEL * PANEL * deep + i % PANEL;
+#pragma GCC unroll 16
+      for (int r = 0; r < LANES; ++r) store(panel + (d + r) * PANEL, x[r]);
+    }
+}
+
+// 2^x for x <= 0 to 3 units in the last place; exactly 0 below -126.
+static inline Floats two_to(Floats x) {
+  const Floats low = all(-126.0f);
+  const Floats y = larger(low, x);     // x where it is NaN
+  const Floats big = y + 12582912.0f;  // 1.5 * 2^23: its last bits are y, rounded
+  const Floats r = y - (big - 12582912.0f);
+  Floats p = all(1.3276472e-3f);  // minimax on |r| <= 1/2; a common factor does not matter here
+  p = p * r + 9.6755415e-3f;
+  p = p * r + 5.5507133e-2f;
+  p = p * r + 2.402212e-1f;
+  p = p * r + 6.9314697e-1f;
+  p = p * r + 1.0f;
+  const Floats scaled = (Floats)((Ints)p + ((Ints)big << 23));
+  return x < low ? Floats{} : x == x ? scaled : x;
+}
+
+// s[r, 0:n] = softmax(scale[r] s[r]) for M rows of n numbers, zeros behind n up to whole vectors.
+// 0 where every score is -inf. In three passes over all rows, so that a row need not wait for the
+// sum of the one before it. scale is overwritten.
+static inline void softmax(float* s, float* scale, int64_t M, int64_t n) {
+  const int64_t wide = whole_vectors(n), last = wide - LANES;
+  Ints lane;
+  for (int i = 0; i < LANES; ++i) lane[i] = i;
+  const Ints used = lane < (int32_t)(n - last);
+  const Floats least = all(-1e30f);  // finite, so that -inf - least is -inf
+
+  for (int64_t r = 0; r < M; ++r) {
+    float* const row = s + r * wide;
+    Floats best = least;  // NaN never gets in
+    for (int64_t i = 0; i < last; i += LANES) best = larger(load(row + i), best);
+    best = larger(used ? load(row + last) : least, best);
+    scale[r] *= 1.44269504f;  // powers of 2
+    scale[M + r] = largest_lane(best) * scale[r];
+  }
+  for (int64_t r = 0; r < M; ++r) {
+    float* const row = s + r * wide;
+    // the shift is rounded, and that for the whole row, which does not change a softmax
+    const float unit = scale[r], shift = scale[M + r];
+    Floats total{};
+    for (int64_t i = 0; i < last; i += LANES) {
+      const Floats e = two_to(load(row + i) * unit - shift);
+      store(row + i, e);
+      total += e;
+    }
+    const Floats e = used ? two_to(load(row + last) * unit - shift) : Floats{};
+    store(row + last, e);
+    const float sum = sum_lanes(total + e);
+    scale[r] = sum == 0 ? 0.0f : 1.0f / sum;
+  }
+  for (int64_t r = 0; r < M; ++r)
+    for (int64_t i = 0; i < wide; i += LANES)
+      store(s + r * wide + i, load(s + r * wide + i) * scale[r]);
+}
+
+}  // namespace tsgen::cpu::TSGEN_ISA
