@@ -1,0 +1,99 @@
+// Weights of a row of logits under softmax, in groups of codes.
+//
+// For files in csrc/cpu/simd only, see vectors.h.
+#pragma once
+
+#include "simd/vectors.h"
+
+namespace tsgen::cpu::TSGEN_ISA {
+
+constexpr int GROUP = 32;  // codes whose weights are summed in float32; the rest is float64
+
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+
+// The tree of sum() in vectors.h, without its trip through memory: here it runs once a group.
+static inline float sum_lanes(Floats x) {
+  const Four* const part = (const Four*)&x;
+  constexpr int n = LANES / 4;
+  const Four low = n == 4 ? part[0] + part[2] : part[0];
+  const Four high = n == 4 ? part[1] + part[3] : part[n - 1];
+  const Four s = n == 1 ? low : low + high;
+  return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+static inline float largest_lane(Floats x) {
+  const Four* const part = (const Four*)&x;
+  Four best = part[0];
+  for (int i = 1; i < LANES / 4; ++i) best = part[i] > best ? part[i] : best;
+  const float a = best[0] > best[2] ? best[0] : best[2], b = best[1] > best[3] ? best[1] : best[3];
+  return a > b ? a : b;
+}
+
+static inline bool any(Ints x) {
+  typedef int64_t Two __attribute__((vector_size(16), aligned(4), may_alias));
+  const Two* const part = (const Two*)&x;
+  Two bits = part[0];
+  for (int i = 1; i < LANES / 4; ++i) bits |= part[i];
+  return (bits[0] | bits[1]) != 0;
+}
+
+// K logits by groups. Behind the last code stands -inf, which weighs nothing.
+struct LogitRow {
+  const float* logits;
+  int64_t K, n_groups;
+  float last[GROUP];
+
+  LogitRow(const float* logits_K, int64_t n_codes)
+      : logits(logits_K), K(n_codes), n_groups((n_codes + GROUP - 1) / GROUP) {
+    const int64_t rest = K % GROUP;
+    if (!rest) return;
+    for (int i = 0; i < GROUP; ++i) last[i] = i < rest ? logits[K - rest + i] : -__builtin_inff();
+  }
+  const float* group(int64_t g) const { return (g + 1) * GROUP <= K ? logits + g * GROUP : last; }
+};
+
+// Of all but NaN; of a row with NaN any of its logits, or NaN.
+static inline float largest_logit(const LogitRow& row) {
+  Floats best[GROUP / LANES];
+  for (Floats& x : best) x = all(-__builtin_inff());
+  for (int64_t g = 0; g < row.n_groups; ++g) {
+    const float* const from = row.group(g);
+    for (int v = 0; v < GROUP / LANES; ++v) best[v] = larger(load(from + v * LANES), best[v]);
+  }
+  for (int v = 1; v < GROUP / LANES; ++v) best[0] = larger(best[v], best[0]);
+  return largest_lane(best[0]);
+}
+
+// The first code with this logit, which has to be one of the row's.
+static inline int64_t first_with(const LogitRow& row, float logit) {
+  int64_t g = 0;
+  for (; g < row.n_groups - 1; ++g) {
+    Ints found{};
+    for (int v = 0; v < GROUP / LANES; ++v)
+      found |= (Ints)(load(row.group(g) + v * LANES) == logit);
+    if (any(found)) break;
+  }
+  const float* const group = row.group(g);
+  int64_t k = 0;
+  while (k < GROUP - 1 && group[k] != logit) ++k;
+  return g * GROUP + k;
+}
+
+// e^x for x <= 0, to 3e-7; exactly 0 below -87.7.
+static inline Floats weight_of(Floats x) {
+  const Floats y = larger(all(-88.03f), x);  // NaN stays
+  // n, the nearest to x / ln 2, is in the last bits of `shifted`; moved to where a float has its
+  // exponent, n + 127 makes 2^n, and n = -127 makes 0
+  const float big = 12583039.0f;  // 1.5 * 2^23 + 127
+  const Floats shifted = y * 1.44269504f + big, f = y * 1.44269504f - (shifted - big);
+  const Floats power = (Floats)((Ints)shifted << 23);
+  Floats p = all(1.326472725e-3f);  // 2^f = 1 + f P(f), minimax on [-1/2, 1/2]
+  p = p * f + 9.671512688e-3f;
+  p = p * f + 5.550733744e-2f;
+  p = p * f + 2.402224208e-1f;
+  p = p * f + 6.931469776e-1f;
+  p = p * f + 1.0f;
+  return p * power;  // not a sum of bits: it leaves NaN what it is
+}
+
+}  // namespace tsgen::cpu::TSGEN_ISA
