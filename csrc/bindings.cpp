@@ -52,6 +52,10 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("istft_backward", bind(tsgen::cpu::istft_backward), no_gil);
   cpu.def("attention", bind(tsgen::cpu::attention), no_gil);
   cpu.def("attention_backward", bind(tsgen::cpu::attention_backward), no_gil);
+  cpu.def("sample_code", bind(tsgen::cpu::sample_code), no_gil);
+  cpu.def("keep_confident", bind(tsgen::cpu::keep_confident), no_gil);
+  cpu.def("masked_cross_entropy", bind(tsgen::cpu::masked_cross_entropy), no_gil);
+  cpu.def("masked_cross_entropy_backward", bind(tsgen::cpu::masked_cross_entropy_backward), no_gil);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);

@@ -37,6 +37,29 @@ void attention_backward(const float* grad_out, const float* q, const float* k, c
                         int64_t k_b, int64_t k_h, int64_t k_n, int64_t v_b, int64_t v_h,
                         int64_t v_n, int64_t B, int64_t H, int64_t M, int64_t N, int64_t D,
                         int64_t n_threads);
+// ids[r] = the first k with  sum_{j<=k} p_j > u[r] sum_j p_j,  p = softmax(l / temperature) cut to
+// top_k and top_p,  l = h Wᵀ + b;  logp[r] = log softmax(l)[ids[r]]; no law: id 0, logp NaN
+// h (R, D), u (R) in (0, 1), weight (K, D), bias (K) or null; without weight h is l and D is K
+void sample_code(const float* h, const double* u, const float* weight, const float* bias,
+                 int64_t* ids, float* logp, int64_t R, int64_t D, int64_t K, double temperature,
+                 int64_t top_k, double top_p, int64_t n_threads);
+
+// masked[b] = 1 at the n_masked[b] lowest confidences of row b, 0 elsewhere; on a tie the lower
+// position stays 0; NaN is as low as -inf
+// confidence (B, N) of n_bytes each: 4 for float, 8 for double
+void keep_confident(const void* confidence, const int64_t* n_masked, uint8_t* masked, int64_t B,
+                    int64_t N, int64_t n_bytes, int64_t n_threads);
+
+// loss = mean over r of -log softmax(h[rows[r]] Wᵀ + b)[target[r]], 0 where R is 0
+// h (M, D), weight (K, D), bias (K) or null, rows (R) distinct. Backward: the loss and its
+// gradients in one pass; grad_bias null without bias.
+void masked_cross_entropy(const float* h, const float* weight, const float* bias,
+                          const int64_t* rows, const int64_t* target, float* loss, int64_t R,
+                          int64_t K, int64_t D, int64_t n_threads);
+void masked_cross_entropy_backward(const float* h, const float* weight, const float* bias,
+                                   const int64_t* rows, const int64_t* target, float* loss,
+                                   float* grad_h, float* grad_weight, float* grad_bias, int64_t M,
+                                   int64_t R, int64_t K, int64_t D, int64_t n_threads);
 
 // out = y + sin²(a y) / a,  y = gain x + shift    x (B, C, S); a, gain, shift (C), the last two or
 // neither. Backward: the gradients of all of them; grad_gain and grad_shift null without gain.

@@ -1,8 +1,9 @@
 """Every op, on every backend this machine has, agrees with its float64 reference."""
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -54,6 +55,22 @@ def first_dtype(name: str, backend: str) -> torch.dtype:
 
 def on_cpu(out: Any) -> Any:
     return out.cpu() if isinstance(out, Tensor) else tuple(t.cpu() for t in out)
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_same(outs: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """To the bit."""
+    for out, other in zip(outs, others, strict=True):
+        assert torch.equal(out, other)
 
 
 @pytest.mark.parametrize(("name", "backend", "dtype", "shape"), CELLS)
@@ -415,14 +432,69 @@ class TestSampleCode:
         assert drawn(temperature=0.0) == {1}
         assert drawn(temperature=1e-320) == {1}
 
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    @pytest.mark.parametrize(
+        ("size", "temperature", "drawn"),
+        [(1, 1e-37, {1, 3}), (1, 1.0, {0, 1, 3}), (1, 1e37, {0, 1, 3}), (1e38, 1.0, {1, 3})],
+    )
+    def test_extremes_do_not_overflow(self, backend, size, temperature, drawn):
+        device = device_for("sample_code", backend, torch.float32)
+        logits = torch.tensor([[-size, size, -torch.inf, size]]).expand(100, -1).to(device)
+        u_R = torch.linspace(0.005, 0.995, 100, dtype=torch.float64).to(device)
+        ids_R, logp_R = ops.sample_code(logits, u_R, temperature=temperature, backend=backend)
+        assert set(ids_R.tolist()) == drawn
+        assert logp_R.isfinite().all()
+
+    def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads(self):
+        device_for("sample_code", "cpu", torch.float32)
+        for shape in ((203, 1024, 40, 1.0, 0, 1.0), (203, 100, 390, 0.7, 9, 0.9)):
+            h_RD, u_R, *rest = OPS["sample_code"].make_inputs(shape, "cpu", torch.float32)
+            together = run("sample_code", (h_RD, u_R, *rest), "cpu")
+            with threads(3):
+                assert_same(together, run("sample_code", (h_RD, u_R, *rest), "cpu"))
+            for rows in (slice(0, 1), slice(57, 64), slice(190, 203)):
+                part = run("sample_code", (h_RD[rows], u_R[rows], *rest), "cpu")
+                assert_same([out[rows] for out in together], part)
+
 
 class TestKeepConfident:
+    @pytest.mark.parametrize("backend", dispatch.TABLE["keep_confident"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_what_is_equal_ties(self, backend, dtype):
+        device = device_for("keep_confident", backend, dtype)
+        row = [-0.0, 0.0, torch.nan, -torch.inf, 1e-45, -1e-45, 0.0]
+        rows_BN = torch.tensor([row] * 8, dtype=dtype).to(device)
+        masked_BN = ops.keep_confident(rows_BN, torch.arange(8).to(device), backend=backend)
+        for n, masked_N in enumerate(masked_BN):
+            again = [3, 2, 5, 6, 1, 0, 4][:n]
+            assert masked_N.nonzero().flatten().tolist() == sorted(again)
+
     @pytest.mark.parametrize("backend", dispatch.TABLE["keep_confident"])
     def test_tie_and_nan(self, backend):
         device = device_for("keep_confident", backend, torch.float32)
         row = torch.tensor([[0.0, 0.0, torch.nan, 0.0, torch.inf]]).to(device)
         masked = ops.keep_confident(row, torch.tensor([2]).to(device), backend=backend)
         assert masked.tolist() == [[False, False, True, True, False]]
+
+
+class TestMaskedCrossEntropy:
+    def test_threads_do_not_matter(self):
+        device_for("masked_cross_entropy", "cpu", torch.float32)
+        inputs = OPS["masked_cross_entropy"].make_inputs(
+            (2500, 2300, 100, 30, True), "cpu", torch.float32
+        )
+        gradients = torch.ops.tsgen.masked_cross_entropy_backward.default
+        alone = gradients(*inputs, backend="cpu")
+        assert alone[0] == run("masked_cross_entropy", inputs, "cpu")
+        with threads(3):
+            assert_same(alone, gradients(*inputs, backend="cpu"))
+
+    def test_refuses_ids_that_do_not_exist(self):
+        device_for("masked_cross_entropy", "cpu", torch.float32)
+        h_MD, weight_KD, id_1 = torch.zeros(2, 3), torch.zeros(4, 3), torch.tensor([1])
+        for rows_R, target_R in ((id_1 + 1, id_1), (-id_1, id_1), (id_1, id_1 + 3), (id_1, -id_1)):
+            with pytest.raises(ValueError, match="wanted ids from 0 to"):
+                ops.masked_cross_entropy(h_MD, weight_KD, None, rows_R, target_R, backend="cpu")
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "istft": {"torch": FLOATS, "cpu": (F32,)},
     "nearest_code": {"torch": FLOATS},
     "attention": {"torch": FLOATS, "cpu": (F32,)},
-    "sample_code": {"torch": FLOATS},
-    "keep_confident": {"torch": (F64, F32)},
-    "masked_cross_entropy": {"torch": FLOATS},
+    "sample_code": {"torch": FLOATS, "cpu": (F32,)},
+    "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32)},
+    "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
     "snake": {"torch": FLOATS, "cpu": (F32,)},
     "philox": {"torch": (torch.int64,), "cpu": (torch.int64,)},
 }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsgen.errors import bad_value
 from tsgen.ops.stft import n_frames
 
 Kernel = Callable[..., None]
@@ -101,6 +102,76 @@ def attention_backward(
 def dense_rows(t: Tensor) -> Tensor:
     """Itself if its last dim is contiguous, whatever the strides of the others."""
     return t if t.stride(-1) == 1 else t.contiguous()
+
+
+def sample_code(
+    run: Kernel,
+    h_RD: Tensor,
+    u_R: Tensor,
+    weight_KD: Tensor | None,
+    bias_K: Tensor | None,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Tensor, Tensor]:
+    h_RD, u_R = h_RD.contiguous(), u_R.contiguous()
+    R, D = h_RD.shape
+    ids_R, logp_R = h_RD.new_empty(R, dtype=torch.int64), h_RD.new_empty(R)
+    tensors = [h_RD, u_R, *float32(weight_KD, bias_K), ids_R, logp_R]
+    sizes = R, D, D if weight_KD is None else len(weight_KD)
+    launch(run, tensors, (*sizes, temperature, top_k, top_p))
+    return ids_R, logp_R
+
+
+def keep_confident(run: Kernel, confidence_BN: Tensor, n_masked_B: Tensor) -> Tensor:
+    confidence_BN = confidence_BN.contiguous()
+    masked_BN = torch.empty_like(confidence_BN, dtype=torch.bool)
+    tensors = [confidence_BN, n_masked_B.contiguous(), masked_BN]
+    launch(run, tensors, (*confidence_BN.shape, confidence_BN.itemsize))
+    return masked_BN
+
+
+def masked_cross_entropy(
+    run: Kernel,
+    h_MD: Tensor,
+    weight_KD: Tensor,
+    bias_K: Tensor | None,
+    rows_R: Tensor,
+    target_R: Tensor,
+) -> Tensor:
+    loss = h_MD.new_empty(())
+    inputs, sizes = head_inputs(h_MD, weight_KD, bias_K, rows_R, target_R)
+    launch(run, [*inputs, loss], sizes[1:])
+    return loss
+
+
+def masked_cross_entropy_backward(
+    run: Kernel,
+    h_MD: Tensor,
+    weight_KD: Tensor,
+    bias_K: Tensor | None,
+    rows_R: Tensor,
+    target_R: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    K, D = weight_KD.shape
+    loss, grad_h_MD = h_MD.new_empty(()), h_MD.new_empty(h_MD.shape)
+    grad_weight_KD, grad_bias_K = h_MD.new_empty(K, D), h_MD.new_empty(0 if bias_K is None else K)
+    inputs, sizes = head_inputs(h_MD, weight_KD, bias_K, rows_R, target_R)
+    outputs = [loss, grad_h_MD, grad_weight_KD, grad_bias_K if len(grad_bias_K) else None]
+    launch(run, [*inputs, *outputs], sizes)
+    return loss, grad_h_MD, grad_weight_KD, grad_bias_K
+
+
+def head_inputs(
+    h_MD: Tensor, weight_KD: Tensor, bias_K: Tensor | None, rows_R: Tensor, target_R: Tensor
+) -> tuple[list[Tensor | None], tuple[int, int, int, int]]:
+    """What both kernels take, and M, R, K, D."""
+    sizes = len(h_MD), len(rows_R), *weight_KD.shape
+    for name, ids_R, n in (("rows", rows_R, sizes[0]), ("target", target_R, sizes[2])):
+        if len(ids_R) and (int(ids_R.min()) < 0 or int(ids_R.max()) >= n):
+            raise bad_value(name, f"ids from 0 to {n - 1}", f"{ids_R.min()} to {ids_R.max()}")
+    inputs = [h_MD.contiguous(), *float32(weight_KD, bias_K)]
+    return [*inputs, rows_R.contiguous(), target_R.contiguous()], sizes
 
 
 def snake(

@@ -5,11 +5,12 @@
 Chang et al. 2022 (MaskGIT), eq. 1. M rows in all, R of them masked, D width, K codes.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tsgen import dispatch
 from tsgen.errors import bad_value
@@ -32,16 +33,28 @@ def masked_cross_entropy(
     rows_R:     (R,) int64 in [0, M), distinct
     target_R:   (R,) int64 in [0, K)
     returns:    () float32, or float64. Differentiable in h, weight and bias
-    raises:     ArgumentError for shapes or dtypes that do not fit
+    raises:     ArgumentError for shapes or dtypes that do not fit; on the CPU for wrong ids too
     """
     args = (h_MD, weight_KD, bias_K, rows_R, target_R)
     check(*args)
-    out = dispatch.call("masked_cross_entropy", baseline, *args, backend=backend, like=h_MD)
-    return cast(Tensor, out)
+    how: dict[str, Any] = {"backend": backend, "like": h_MD, "gradient": Gradient}
+    return cast(Tensor, dispatch.call("masked_cross_entropy", baseline, *args, **how))
 
 
 def _fake(h_MD: Tensor, *args: Tensor | None, backend: str | None = None) -> Tensor:
     return h_MD.new_empty((), dtype=compute_dtype(h_MD))
+
+
+def _fake_backward(
+    h_MD: Tensor, weight_KD: Tensor, bias_K: Tensor | None, *args: Any, backend: str | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bias_grad = h_MD.new_empty(0 if bias_K is None else len(weight_KD))
+    return (
+        h_MD.new_empty(()),
+        h_MD.new_empty(h_MD.shape),
+        h_MD.new_empty(weight_KD.shape),
+        bias_grad,
+    )
 
 
 dispatch.register(
@@ -49,6 +62,37 @@ dispatch.register(
     " str? backend=None) -> Tensor",
     fake=_fake,
 )
+dispatch.register(
+    "masked_cross_entropy_backward(Tensor h, Tensor weight, Tensor? bias, Tensor rows,"
+    " Tensor target, *, str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+)
+
+
+class Gradient(torch.autograd.Function):
+    """dl = (softmax(l) - onehot(target)) / R, dh = dl W, dW = dlᵀ h, db = sum of dl.
+
+    Computed along with the loss, while the logits are at hand, and only scaled by backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, h_MD: Any, weight_KD: Any, bias_K: Any, rows_R: Any, target_R: Any, backend: Any
+    ) -> Any:
+        # named, not *args: torch.compile counts them
+        args = h_MD, weight_KD, bias_K, rows_R, target_R
+        if not any(ctx.needs_input_grad):
+            return torch.ops.tsgen.masked_cross_entropy.default(*args, backend=backend)
+        with_gradients = torch.ops.tsgen.masked_cross_entropy_backward.default
+        loss, *gradients = with_gradients(*args, backend=backend)
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        dh, dW, db = (grad * saved for saved in ctx.saved_tensors)
+        return dh, dW, db if ctx.needs_input_grad[2] else None, None, None, None
 
 
 def check(
@@ -94,6 +138,8 @@ TEST_SHAPES = [  # (M, R, K, D, bias)
     (7, 3, 5, 2, True),
     (130, 67, 131, 17, True),
     (64, 64, 32, 8, False),
+    (60, 50, 70, 390, True),
+    (1300, 1100, 33, 5, True),
 ]
 BENCH_SHAPES = [(8192, 5242, 1024, 128, True), (1024, 655, 1024, 128, True)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}

@@ -108,7 +108,7 @@ void through_norm(float* x, const float* unit, const float* weight, float scale,
     products += y * load(unit + d);
   }
   // below EPS the norm is a constant
-  const float along = inverse < 1.0f / EPS ? sum_lanes(products) : 0.0f;
+  const float along = inverse < 1.0f / EPS ? sum(products) : 0.0f;
   for (int64_t d = 0; d < deep; d += LANES)
     store(x + d, (load(x + d) - load(unit + d) * along) * inverse);
 }
@@ -121,7 +121,7 @@ void scale_row(float* x, float scale, int64_t deep) {
 void softmax_backward(const float* p, float* ds, int64_t wide) {
   Floats products{};
   for (int64_t i = 0; i < wide; i += LANES) products += load(p + i) * load(ds + i);
-  const float mean = sum_lanes(products);
+  const float mean = sum(products);
   for (int64_t i = 0; i < wide; i += LANES) store(ds + i, load(p + i) * (load(ds + i) - mean));
 }
 

@@ -10,40 +10,6 @@ namespace tsgen::cpu::TSGEN_ISA {
 
 static inline int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-// Lane i of the result is lane from[i] of a, or of b from LANES on.
-static inline Floats pick(Floats a, Floats b, Ints from) {
-#ifdef __clang__
-  Floats out;
-  for (int i = 0; i < LANES; ++i) out[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
-  return out;
-#else
-  return __builtin_shuffle(a, b, from);
-#endif
-}
-
-// Lanes `half` apart change places.
-template <int half>
-static inline Floats crossed(Floats x) {
-  Ints from;
-  for (int i = 0; i < LANES; ++i) from[i] = i ^ half;
-  return pick(x, x, from);
-}
-
-// sum() and largest() in registers: a row has one of each, and memory is too far for that.
-template <int half = LANES / 2>
-static inline float sum_lanes(Floats x) {
-  x += crossed<half>(x);
-  if constexpr (half > 1) return sum_lanes<half / 2>(x);
-  return x[0];
-}
-
-template <int half = LANES / 2>
-static inline float largest_lane(Floats x) {
-  x = larger(x, crossed<half>(x));
-  if constexpr (half > 1) return largest_lane<half / 2>(x);
-  return x[0];
-}
-
 // Two vectors' blocks of h lanes: those at even places together, and those at odd places.
 template <int h>
 static inline void deal(Floats& a, Floats& b) {
@@ -65,7 +31,7 @@ static inline void turn(Floats* x) {
   if constexpr (h > 1) turn<h / 2>(x);
 }
 
-// Lane r is the sum of x[r], in the order of sum_lanes.
+// Lane r is the sum of x[r], in the order of sum.
 template <int h = LANES / 2>
 static inline Floats sums(Floats* x) {
 #pragma GCC unroll 8
@@ -185,7 +151,7 @@ static inline void softmax(float* s, float* scale, int64_t M, int64_t n) {
     for (int64_t i = 0; i < last; i += LANES) best = larger(load(row + i), best);
     best = larger(used ? load(row + last) : least, best);
     scale[r] *= 1.44269504f;  // powers of 2
-    scale[M + r] = largest_lane(best) * scale[r];
+    scale[M + r] = largest(best) * scale[r];
   }
   for (int64_t r = 0; r < M; ++r) {
     float* const row = s + r * wide;
@@ -199,8 +165,8 @@ static inline void softmax(float* s, float* scale, int64_t M, int64_t n) {
     }
     const Floats e = used ? two_to(load(row + last) * unit - shift) : Floats{};
     store(row + last, e);
-    const float sum = sum_lanes(total + e);
-    scale[r] = sum == 0 ? 0.0f : 1.0f / sum;
+    const float total_weight = sum(total + e);
+    scale[r] = total_weight == 0 ? 0.0f : 1.0f / total_weight;
   }
   for (int64_t r = 0; r < M; ++r)
     for (int64_t i = 0; i < wide; i += LANES)

@@ -1,3 +1,4 @@
+// The row of keep_row.h, once per instruction set.
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@ namespace tsgen::cpu::TSGEN_ISA {
 namespace {
 
 constexpr int PARTS = GROUP / LANES;
+static_assert(SampleScratch::n_weights(1) == GROUP);
 constexpr double SMALLEST_TEMPERATURE = 1.2e-38;  // float32 has no smaller normal number
 
 // How a logit becomes its weight in the draw.
@@ -34,8 +35,8 @@ double weigh(const LogitRow& row, Scale scale, SampleScratch scratch) {
       uncut += w, drawn += w_drawn;
       store(scratch.weights + g * GROUP + v * LANES, w_drawn);
     }
-    total += sum_lanes(uncut);
-    total_drawn = same ? total : total_drawn + sum_lanes(drawn);
+    total += sum(uncut);
+    total_drawn = same ? total : total_drawn + sum(drawn);
     scratch.sums[g] = total_drawn;
   }
   return total;
@@ -46,7 +47,7 @@ void sum_again(SampleScratch scratch, int64_t n_groups) {
   for (int64_t g = 0; g < n_groups; ++g) {
     Floats part{};
     for (int v = 0; v < PARTS; ++v) part += load(scratch.weights + g * GROUP + v * LANES);
-    scratch.sums[g] = total += sum_lanes(part);
+    scratch.sums[g] = total += sum(part);
   }
 }
 
@@ -92,7 +93,7 @@ double weight_above(const LogitRow& row, const float* weights, float bound) {
         const Floats w = load(weights + g * GROUP + v * LANES);
         part[v] += load(row.group(g) + v * LANES) > bound ? w : Floats{};
       }
-    for (int v = 0; v < PARTS; ++v) total += sum_lanes(part[v]);
+    for (int v = 0; v < PARTS; ++v) total += sum(part[v]);
   }
   return total;
 }

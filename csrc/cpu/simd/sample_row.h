@@ -23,7 +23,7 @@ struct SampleScratch {
   float* weights;  // n_weights(K)
   double* sums;    // n_sums(K)
 
-  static constexpr int64_t n_sums(int64_t K) { return (K + 31) / 32; }
+  static constexpr int64_t n_sums(int64_t K) { return (K + 31) / 32; }  // one a group
   static constexpr int64_t n_weights(int64_t K) { return n_sums(K) * 32; }
 };
 

@@ -9,34 +9,6 @@ namespace tsgen::cpu::TSGEN_ISA {
 
 constexpr int GROUP = 32;  // codes whose weights are summed in float32; the rest is float64
 
-typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
-
-// The tree of sum() in vectors.h, without its trip through memory: here it runs once a group.
-static inline float sum_lanes(Floats x) {
-  const Four* const part = (const Four*)&x;
-  constexpr int n = LANES / 4;
-  const Four low = n == 4 ? part[0] + part[2] : part[0];
-  const Four high = n == 4 ? part[1] + part[3] : part[n - 1];
-  const Four s = n == 1 ? low : low + high;
-  return (s[0] + s[2]) + (s[1] + s[3]);
-}
-
-static inline float largest_lane(Floats x) {
-  const Four* const part = (const Four*)&x;
-  Four best = part[0];
-  for (int i = 1; i < LANES / 4; ++i) best = part[i] > best ? part[i] : best;
-  const float a = best[0] > best[2] ? best[0] : best[2], b = best[1] > best[3] ? best[1] : best[3];
-  return a > b ? a : b;
-}
-
-static inline bool any(Ints x) {
-  typedef int64_t Two __attribute__((vector_size(16), aligned(4), may_alias));
-  const Two* const part = (const Two*)&x;
-  Two bits = part[0];
-  for (int i = 1; i < LANES / 4; ++i) bits |= part[i];
-  return (bits[0] | bits[1]) != 0;
-}
-
 // K logits by groups. Behind the last code stands -inf, which weighs nothing.
 struct LogitRow {
   const float* logits;
@@ -61,7 +33,7 @@ static inline float largest_logit(const LogitRow& row) {
     for (int v = 0; v < GROUP / LANES; ++v) best[v] = larger(load(from + v * LANES), best[v]);
   }
   for (int v = 1; v < GROUP / LANES; ++v) best[0] = larger(best[v], best[0]);
-  return largest_lane(best[0]);
+  return largest(best[0]);
 }
 
 // The first code with this logit, which has to be one of the row's.

@@ -52,7 +52,8 @@ static inline void store_first(float* to, Floats x, int64_t n) {
 // The second where either is NaN, as vmaxps has it.
 static inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
-  return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+  // masked by nothing: GCC 12 warns of what its plain form leaves undefined
+  return (Floats)_mm512_maskz_max_ps((__mmask16)-1, (__m512)a, (__m512)b);
 #elif defined(__AVX2__)
   return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
 #else
@@ -62,7 +63,7 @@ static inline Floats larger(Floats a, Floats b) {
 
 static inline Floats smaller(Floats a, Floats b) {
 #if defined(__AVX512F__)
-  return (Floats)_mm512_min_ps((__m512)a, (__m512)b);
+  return (Floats)_mm512_maskz_min_ps((__mmask16)-1, (__m512)a, (__m512)b);
 #elif defined(__AVX2__)
   return (Floats)_mm256_min_ps((__m256)a, (__m256)b);
 #else
@@ -78,19 +79,47 @@ static inline Floats nearest(Floats x) {
   return (x + big) - big;
 }
 
-// Lanes in a fixed tree: halves are added, the same at any width up to rounding.
-static inline float sum(Floats x) {
-  float lane[LANES];
-  store(lane, x);
-  for (int half = LANES / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+// Lane i of the result is lane from[i] of a, or of b from LANES on.
+static inline Floats pick(Floats a, Floats b, Ints from) {
+#ifdef __clang__
+  Floats out;
+  for (int i = 0; i < LANES; ++i) out[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+  return out;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
 }
 
+// Lanes `half` apart change places.
+template <int half>
+static inline Floats crossed(Floats x) {
+  Ints from;
+  for (int i = 0; i < LANES; ++i) from[i] = i ^ half;
+  return pick(x, x, from);
+}
+
+// Lanes in a fixed tree: halves are added.
+template <int half = LANES / 2>
+static inline float sum(Floats x) {
+  x += crossed<half>(x);
+  if constexpr (half > 1) return sum<half / 2>(x);
+  return x[0];
+}
+
+template <int half = LANES / 2>
 static inline float largest(Floats x) {
-  float best = x[0];
-  for (int i = 1; i < LANES; ++i) best = x[i] > best ? x[i] : best;
-  return best;
+  x = larger(x, crossed<half>(x));
+  if constexpr (half > 1) return largest<half / 2>(x);
+  return x[0];
+}
+
+// Whether any lane has a bit set.
+static inline bool any(Ints x) {
+  typedef int64_t Two __attribute__((vector_size(16), aligned(4), may_alias));
+  const Two* const part = (const Two*)&x;
+  Two bits = part[0];
+  for (int i = 1; i < LANES / 4; ++i) bits |= part[i];
+  return (bits[0] | bits[1]) != 0;
 }
 
 // e^x to 2 units in the last place; exactly 0 below -87.3, and no more than e^88.3.
