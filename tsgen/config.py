@@ -250,7 +250,7 @@ class Preset:
 
 PRESETS = {
     "base": Preset(
-        tokenizer={"restart_below": 0.05},
+        tokenizer={"restart_below": 0.05, "n_resblocks": 0},
         priors=(PriorConfig(), PriorConfig(n_layers=2, head_dim=32)),
     ),
     "large": Preset(
