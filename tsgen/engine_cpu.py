@@ -5,7 +5,6 @@ a table, and linear maps that follow each other become one. The law is that of `
 """
 
 import copy
-import math
 from typing import Any, cast
 
 import numpy as np
@@ -160,13 +159,11 @@ def prior_arrays(prior: Prior) -> tuple[dict[str, int], list[Tensor], Ints, Ints
 def block_arrays(block: Block) -> list[Tensor]:
     """One transformer layer."""
     attention, feed_forward = block.attention, block.feed_forward
-    q_scale_D = attention.q_scale / math.sqrt(len(attention.q_scale))
     return [
         *norm(attention.norm_in),
         attention.qkv.weight,
         *attention.null_kv,
-        q_scale_D,
-        attention.k_scale,
+        attention.q_scale * attention.k_scale,
         attention.out.weight,
         *norm(attention.norm_out),
         *norm(feed_forward.norm_in),

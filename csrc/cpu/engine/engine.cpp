@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -23,6 +25,23 @@ struct Watch {
   }
 };
 
+// Memory for each thread, on a cache line of its own; not filled.
+class Scratch {
+ public:
+  Scratch(int64_t n_threads, int64_t n_floats)
+      : size_((n_floats + 15) / 16 * 16),
+        memory_(
+            static_cast<float*>(std::aligned_alloc(64, (n_threads * size_ + 16) * sizeof(float))),
+            std::free) {
+    if (!memory_) throw std::bad_alloc();
+  }
+  float* of(int64_t thread) const { return memory_.get() + thread * size_; }
+
+ private:
+  int64_t size_;
+  std::unique_ptr<float, decltype(&std::free)> memory_;
+};
+
 void check_size(const char* what, int64_t wanted, int64_t got) {
   if (wanted != got)
     throw std::invalid_argument(std::string(what) + ": wanted " + std::to_string(wanted) +
@@ -32,7 +51,7 @@ void check_size(const char* what, int64_t wanted, int64_t got) {
 // How many numbers pack_prior and pack_decoder read: those of the arrays, without their padding.
 int64_t n_flat(const PriorSizes& z) {
   const int64_t I = z.H * z.Dh;
-  const int64_t layer = 6 * z.D + 4 * I * z.D + 2 * I + 2 * z.Dh + 2 * z.F * z.D + 2 * z.F;
+  const int64_t layer = 6 * z.D + 4 * I * z.D + 2 * I + z.Dh + 2 * z.F * z.D + 2 * z.F;
   int64_t n = (z.K + 1 + z.N + z.n_classes + 1) * z.D + z.n_layers * layer;
   n += z.D * z.D + 3 * z.D + z.K * z.D + z.K;
   if (z.n_low)
@@ -114,11 +133,10 @@ std::vector<float> Engine::starts(const PriorBand& band, const EngineRequest& re
   for (int64_t c = 0; c <= z.n_classes; ++c)
     if (used[c]) classes.push_back(c);
   std::vector<float> rows((z.n_classes + 1) * z.N * z.D);
-  const int64_t size = prior_scratch_(z, 1);
-  std::vector<float> scratch(n_threads * size);
+  const Scratch scratch(n_threads, prior_scratch_(z, 1));
   parallel_for((int64_t)classes.size(), n_threads, [&](int64_t task, int64_t thread) {
     const int64_t c = classes[task];
-    prior_start_(band.weights, c, &scratch[thread * size], &rows[c * z.N * z.D]);
+    prior_start_(band.weights, c, scratch.of(thread), &rows[c * z.N * z.D]);
   });
   return rows;
 }
@@ -142,14 +160,13 @@ Outcome Engine::sample(const EngineRequest& request, int64_t n_threads, Stop* st
     if (priors_[b]->weights.sizes.n_low == 0) start[b] = starts(*priors_[b], request, n_threads);
   // the class of who has none, at every band
   const std::vector<int64_t> none(at_once, priors_[0]->weights.sizes.n_classes);
-  const int64_t size = scratch_size(at_once);
-  std::vector<float> scratch(n_threads * size);
+  const Scratch scratch(n_threads, scratch_size(at_once));
   Watch watch{stop, asked};
   std::atomic<bool> finite{true};
 
   parallel_for((n + at_once - 1) / at_once, n_threads, [&](int64_t task, int64_t thread) {
     const int64_t first = task * at_once, end = std::min(n, first + at_once);
-    float* const own = &scratch[thread * size];
+    float* const own = scratch.of(thread);
     for (size_t b = 0; b < priors_.size(); ++b) {
       const PriorSizes& z = priors_[b]->weights.sizes;
       const BandRequest& band = request.band[b];
@@ -186,7 +203,7 @@ void Engine::decode(const std::vector<const int64_t*>& ids, int64_t n, float* se
   n_threads = std::max<int64_t>(1, n_threads);
   int64_t size = 0;
   for (const auto& band : decoders_) size = std::max(size, decoder_scratch_(band->weights.sizes));
-  std::vector<float> scratch(n_threads * size);
+  const Scratch scratch(n_threads, size);
   parallel_for((n + lanes_ - 1) / lanes_, n_threads, [&](int64_t task, int64_t thread) {
     const int64_t first = task * lanes_, end = std::min(n, first + lanes_);
     const DecoderSizes& z = decoders_[0]->weights.sizes;
@@ -195,7 +212,7 @@ void Engine::decode(const std::vector<const int64_t*>& ids, int64_t n, float* se
     for (size_t b = 0; b < decoders_.size(); ++b) {
       const DecoderWeights& w = decoders_[b]->weights;
       const int64_t N = w.sizes.rows * w.sizes.columns;
-      decode_(w, ids[b] + first * N, end - first, &scratch[thread * size], part);
+      decode_(w, ids[b] + first * N, end - first, scratch.of(thread), part);
     }
   });
 }

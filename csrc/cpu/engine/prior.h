@@ -17,9 +17,12 @@ struct PriorSizes {
   int64_t n_low, K_low, E2, n_columns, taps_in, taps_out, dilation, n_maps;
 };
 
-// One transformer block. Matrices are packed for gemm(); a norm is gain and shift.
+constexpr int64_t MOST_LANES = 64;  // zeros that attention wants behind its scale
+
+// One transformer block. Matrices are packed for gemm(); a norm is gain and shift; scale is that of
+// queries times that of keys.
 struct LayerWeights {
-  float *norm_in, *q, *kv, *null_k, *null_v, *q_scale, *k_scale, *out, *norm_out;
+  float *norm_in, *q, *kv, *null_k, *null_v, *scale, *out, *norm_out;
   float *norm_ff, *up, *norm_mid, *down;
 };
 

@@ -6,6 +6,7 @@
 #include "engine/prior.h"
 
 #include "philox.h"
+#include "simd/attention.h"
 #include "simd/gemm.h"
 #include "simd/keep_row.h"
 #include "simd/sample_row.h"
@@ -64,9 +65,9 @@ void copy(float* to, const float* from, int64_t n) {
 // Where a task's numbers are: rows of sequence after sequence.
 struct Scratch {
   float *x, *h, *q, *kv, *mixed, *wide,
-      *rows;                      // (n T, D) x 2, (n T, I), 2 I, I, F; masked (n N, D)
-  float *keys, *values, *scores;  // of one head
-  float *none, *logits;           // (n N, D) without class; one block of the head
+      *rows;             // (n T, D) x 2, (n T, I), 2 I, I, F; masked (n N, D)
+  float* attention;      // of one head
+  float *none, *logits;  // (n N, D) without class; one block of the head
   SampleScratch sampling;
   float *context, *columns, *mapped;  // (n N, D); (columns + borders, E2); (columns, maps D)
   int64_t* place;                     // masked rows: position in the task's (n, N)
@@ -82,8 +83,7 @@ Scratch lay_out_scratch(const PriorSizes& z, int64_t n, Arena& arena) {
   s.x = take(arena, rows * z.D), s.h = take(arena, rows * z.D);
   s.q = take(arena, rows * I), s.kv = take(arena, rows * 2 * I), s.mixed = take(arena, rows * I);
   s.wide = take(arena, rows * z.F), s.rows = take(arena, masked * z.D);
-  s.keys = take(arena, packed_size(T + 1, z.Dh)), s.values = take(arena, packed_size(z.Dh, T + 1));
-  s.scores = take(arena, T * padded(T + 1));
+  s.attention = take(arena, attend_scratch(T, T + 1, z.Dh));
   s.none = take(arena, masked * z.D), s.logits = take(arena, AT_ONCE * padded(z.K));
   s.sampling = {take(arena, SampleScratch::n_weights(z.K)),
                 (double*)take(arena, 2 * SampleScratch::n_sums(z.K))};
@@ -95,65 +95,16 @@ Scratch lay_out_scratch(const PriorSizes& z, int64_t n, Arena& arena) {
   return s;
 }
 
-// Keys and values of one head of one sequence, the null key first, packed for two products.
-void pack_head(const LayerWeights& w, const PriorSizes& z, const float* kv, int64_t head,
-               Scratch& s) {
-  const int64_t T = z.N + 1, I = z.H * z.Dh, Dh = z.Dh;
-  for (int64_t key = 0; key <= T; ++key) {
-    const float* const k = key ? kv + (key - 1) * 2 * I + head * Dh : w.null_k + head * Dh;
-    const float* const v = key ? kv + (key - 1) * 2 * I + I + head * Dh : w.null_v + head * Dh;
-    float norm = 0.0f;
-    for (int64_t d = 0; d < Dh; ++d) norm += k[d] * k[d];
-    norm = __builtin_sqrtf(norm);
-    const float scale = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
-    float* const column = s.keys + key / PANEL * PANEL * Dh + key % PANEL;
-    for (int64_t d = 0; d < Dh; ++d) column[d * PANEL] = k[d] * scale * w.k_scale[d];
-    for (int64_t d = 0; d < Dh; ++d)
-      s.values[d / PANEL * PANEL * (T + 1) + key * PANEL + d % PANEL] = v[d];
-  }
-}
-
-// softmax of the first n numbers of a row, not yet divided by the sum that is returned
-float exponentials(float* row, int64_t n) {
-  Floats most = all(-__builtin_inff());
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) most = larger(load(row + i), most);
-  float best = largest(most);
-  for (; i < n; ++i) best = row[i] > best ? row[i] : best;
-  Floats total{};
-  for (i = 0; i + LANES <= n; i += LANES) {
-    const Floats e = exp(load(row + i) - best);
-    store(row + i, e);
-    total += e;
-  }
-  float sums = sum(total);
-  if (i < n) {
-    const Floats e = exp(load_first(row + i, n - i) - best);
-    store_first(row + i, e, n - i);
-    for (int64_t j = 0; j < n - i; ++j) sums += e[j];
-  }
-  return sums;
-}
-
-// mixed[m] = attention of M normalised queries of one sequence and head over its T + 1 keys
-void attend(const LayerWeights& w, const PriorSizes& z, float* q, int64_t M, int64_t head,
+// mixed[m] = attention of M queries of one sequence over its T tokens and the null key
+void attend(const LayerWeights& w, const PriorSizes& z, const float* q, const float* kv, int64_t M,
             Scratch& s, float* mixed) {
-  const int64_t keys = z.N + 2, I = z.H * z.Dh, Dh = z.Dh, stride = padded(keys);
-  for (int64_t m = 0; m < M; ++m) {
-    float* const row = q + m * I + head * Dh;
-    float norm = 0.0f;
-    for (int64_t d = 0; d < Dh; ++d) norm += row[d] * row[d];
-    norm = __builtin_sqrtf(norm);
-    const float scale = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
-    for (int64_t d = 0; d < Dh; ++d) row[d] *= scale * w.q_scale[d];
+  const int64_t T = z.N + 1, I = z.H * z.Dh;
+  for (int64_t i = 0; i < I; i += z.Dh) {
+    const AttentionHead head{q + i,   kv + i, kv + I + i, w.null_k + i, w.null_v + i,
+                             w.scale, I,      2 * I,      2 * I,        M,
+                             T,       T + 1,  z.Dh};
+    attend_head(head, nullptr, mixed + i, I, s.attention);
   }
-  gemm(q + head * Dh, I, s.keys, nullptr, s.scores, stride, M, keys, Dh);
-  for (int64_t m = 0; m < M; ++m) {
-    float* const row = s.scores + m * stride;
-    const float scale = 1.0f / exponentials(row, keys);
-    for (int64_t i = 0; i < keys; ++i) row[i] *= scale;
-  }
-  gemm(s.scores, stride, s.values, nullptr, mixed + head * Dh, I, M, Dh, keys);
 }
 
 // x += feed-forward(x) and h is lost, for `rows` rows.
@@ -184,10 +135,7 @@ void layer(const LayerWeights& w, const PriorSizes& z, int64_t n, Scratch& s) {
   gemm(s.h, z.D, w.q, nullptr, s.q, I, rows, I, z.D);
   gemm(s.h, z.D, w.kv, nullptr, s.kv, 2 * I, rows, 2 * I, z.D);
   for (int64_t b = 0; b < n; ++b)
-    for (int64_t head = 0; head < z.H; ++head) {
-      pack_head(w, z, s.kv + b * T * 2 * I, head, s);
-      attend(w, z, s.q + b * T * I, T, head, s, s.mixed + b * T * I);
-    }
+    attend(w, z, s.q + b * T * I, s.kv + b * T * 2 * I, T, s, s.mixed + b * T * I);
   project_out(w, z, s.x, rows, s, s.x);
   feed_forward(w, z, s.x, rows, s);
 }
@@ -207,10 +155,7 @@ void last_layer(const LayerWeights& w, const PriorSizes& z, int64_t n, int64_t R
   for (int64_t b = 0, r = 0; b < n; ++b) {
     int64_t end = r;
     while (end < R && s.place[end] / z.N == b) ++end;
-    for (int64_t head = 0; head < z.H && end > r; ++head) {
-      pack_head(w, z, s.kv + b * T * 2 * I, head, s);
-      attend(w, z, s.q + r * I, end - r, head, s, s.mixed + r * I);
-    }
+    if (end > r) attend(w, z, s.q + r * I, s.kv + b * T * 2 * I, end - r, s, s.mixed + r * I);
     r = end;
   }
   project_out(w, z, s.rows, R, s, s.rows);
@@ -356,7 +301,7 @@ PriorWeights lay_out_prior(const PriorSizes& z, LayerWeights* layers, Arena& are
     layer.norm_in = take(arena, 2 * z.D);
     layer.q = take(arena, packed_size(I, z.D)), layer.kv = take(arena, packed_size(2 * I, z.D));
     layer.null_k = take(arena, I), layer.null_v = take(arena, I);
-    layer.q_scale = take(arena, z.Dh), layer.k_scale = take(arena, z.Dh);
+    layer.scale = take(arena, z.Dh + MOST_LANES);
     layer.out = take(arena, packed_size(z.D, I)), layer.norm_out = take(arena, 2 * z.D);
     layer.norm_ff = take(arena, 2 * z.D), layer.up = take(arena, packed_size(z.F, z.D));
     layer.norm_mid = take(arena, 2 * z.F), layer.down = take(arena, packed_size(z.D, z.F));
@@ -386,7 +331,7 @@ void pack_prior(const PriorWeights& w, const float* flat) {
     const LayerWeights& layer = w.layer[l];
     plain(layer.norm_in, 2 * z.D), matrix(layer.q, I, z.D), matrix(layer.kv, 2 * I, z.D);
     plain(layer.null_k, I), plain(layer.null_v, I);
-    plain(layer.q_scale, z.Dh), plain(layer.k_scale, z.Dh);
+    plain(layer.scale, z.Dh);
     matrix(layer.out, z.D, I), plain(layer.norm_out, 2 * z.D), plain(layer.norm_ff, 2 * z.D);
     matrix(layer.up, z.F, z.D), plain(layer.norm_mid, 2 * z.F), matrix(layer.down, z.D, z.F);
   }
