@@ -19,6 +19,9 @@ struct DecoderSizes {
   int64_t width[MOST_STAGES];
 };
 
+// Kernels reach over rows where there are several.
+static inline int64_t kernel_rows(const DecoderSizes& sizes) { return sizes.rows == 1 ? 1 : 3; }
+
 struct SnakeWeights {
   float *a, *gain, *shift;
 };

@@ -60,7 +60,7 @@ int64_t n_flat(const PriorSizes& z) {
 }
 
 int64_t n_flat(const DecoderSizes& z) {
-  const int64_t size = z.rows == 1 ? 1 : 3, first = z.width[0];
+  const int64_t size = kernel_rows(z), first = z.width[0];
   const auto half = [&](int64_t C) { return (3 * size + 1) * C + C * C + C; };
   int64_t n = (3 * size * z.K + 1 + z.K) * first + 3 * first + half(first);
   for (int64_t i = 0; i < z.n_stages; ++i) {
