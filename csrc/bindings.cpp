@@ -43,6 +43,7 @@ PYBIND11_MODULE(_C, m) {
 
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
+  cpu.def("nearest_code", bind(tsgen::cpu::nearest_code), no_gil);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);

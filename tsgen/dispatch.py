@@ -24,7 +24,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
     "stft": {"torch": FLOATS},
     "istft": {"torch": FLOATS},
-    "nearest_code": {"torch": FLOATS},
+    "nearest_code": {"torch": FLOATS, "cpu": (F32,)},
     "attention": {"torch": FLOATS},
     "sample_code": {"torch": FLOATS},
     "keep_confident": {"torch": (F64, F32)},
