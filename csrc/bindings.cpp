@@ -56,6 +56,7 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("keep_confident", bind(tsgen::cpu::keep_confident), no_gil);
   cpu.def("masked_cross_entropy", bind(tsgen::cpu::masked_cross_entropy), no_gil);
   cpu.def("masked_cross_entropy_backward", bind(tsgen::cpu::masked_cross_entropy_backward), no_gil);
+  cpu.def("nearest_code", bind(tsgen::cpu::nearest_code), no_gil);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);

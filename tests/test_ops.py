@@ -282,11 +282,12 @@ class TestStft:
 
 class TestNearestCode:
     @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
-    def test_tie_goes_to_the_lowest_index(self, backend):
+    @pytest.mark.parametrize("K", [200, 700])
+    def test_tie_goes_to_the_lowest_index(self, backend, K):
         device = device_for("nearest_code", backend, torch.float32)
         rng = torch.Generator().manual_seed(0)
         x_ND = torch.randint(-2, 3, (100, 3), generator=rng)
-        codes_KD = torch.randint(-2, 3, (200, 3), generator=rng)  # 125 places: many duplicates
+        codes_KD = torch.randint(-2, 3, (K, 3), generator=rng)  # 125 places: many duplicates
         best_N = (x_ND[:, None] - codes_KD).square().sum(-1).argmin(-1)
         # small integers are exact in float32 in any order of summation: no tolerance
         found = ops.nearest_code(
@@ -294,18 +295,51 @@ class TestNearestCode:
         )
         assert torch.equal(found.ids_N.cpu(), best_N)
 
+    def test_tie_on_lesser_instruction_sets(self, isa):
+        for K in (200, 700):
+            self.test_tie_goes_to_the_lowest_index("cpu", K)
+
     @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-    def test_what_is_not_finite_is_flagged_and_never_wins(self, backend, bad):
+    @pytest.mark.parametrize("K", [6, 700])
+    def test_what_is_not_finite_is_flagged_and_never_wins(self, backend, bad, K):
         device = device_for("nearest_code", backend, torch.float32)
-        x_ND, codes_KD = torch.randn(5, 3), torch.randn(4, 3)
+        codes_KD = torch.randn(K, 3)
+        x_ND = codes_KD[1:6].clone()
         x_ND[2, 1], codes_KD[0, 0] = bad, bad
         found = ops.nearest_code(x_ND.to(device), codes_KD.to(device), stats=True, backend=backend)
         assert found.distance_N.isnan().tolist() == [False, False, True, False, False]
-        assert found.ids_N[2] == 0
-        assert 0 not in found.ids_N[[0, 1, 3, 4]]
+        assert found.ids_N.tolist() == [1, 2, 0, 4, 5]
         assert found.counts_K.sum() == 4
         assert found.sums_KD.isfinite().all()
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
+    @pytest.mark.parametrize("K", [20, 700])
+    def test_distance_to_itself_is_zero(self, backend, K):
+        device = device_for("nearest_code", backend, torch.float32)
+        codes_KD = (torch.randn(K, 5) + 100).to(device)
+        found = ops.nearest_code(codes_KD, codes_KD, backend=backend)
+        assert (found.distance_N == 0).sum() > 0.9 * K  # the others: a neighbour ties in float32
+
+    @pytest.mark.parametrize("K", [40, 900])
+    def test_neither_batch_nor_threads_change_a_bit(self, K):
+        device_for("nearest_code", "cpu", torch.float32)
+        x_ND, codes_KD = torch.randn(4000, 24), torch.randn(K, 24)
+        x_ND[::100] = torch.inf
+        whole = ops.nearest_code(x_ND, codes_KD, stats=True, backend="cpu")
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(3)
+        try:
+            shared = ops.nearest_code(x_ND, codes_KD, stats=True, backend="cpu")
+            split = ops.nearest_code(x_ND, codes_KD, backend="cpu")
+        finally:
+            torch.set_num_threads(n_threads)
+        torch.testing.assert_close(tuple(shared), tuple(whole), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(split[:2], whole[:2], rtol=0, atol=0, equal_nan=True)
+        for n in (0, 1, 31, 100, 3999):
+            alone = ops.nearest_code(x_ND[n : n + 1], codes_KD, backend="cpu")
+            one = whole.ids_N[n : n + 1], whole.distance_N[n : n + 1]
+            torch.testing.assert_close(alone[:2], one, rtol=0, atol=0, equal_nan=True)
 
 
 class TestAttention:

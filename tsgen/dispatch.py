@@ -24,7 +24,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
     "stft": {"torch": FLOATS, "cpu": (F32,)},
     "istft": {"torch": FLOATS, "cpu": (F32,)},
-    "nearest_code": {"torch": FLOATS},
+    "nearest_code": {"torch": FLOATS, "cpu": (F32,)},
     "attention": {"torch": FLOATS, "cpu": (F32,)},
     "sample_code": {"torch": FLOATS, "cpu": (F32,)},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32)},

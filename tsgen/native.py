@@ -174,6 +174,20 @@ def head_inputs(
     return [*inputs, rows_R.contiguous(), target_R.contiguous()], sizes
 
 
+def nearest_code(
+    run: Kernel, x_ND: Tensor, codes_KD: Tensor, stats: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x_ND, codes_KD = x_ND.contiguous(), codes_KD.contiguous()
+    (N, D), K = x_ND.shape, len(codes_KD)
+    n = K if stats else 0
+    ids_N, counts_K = (torch.empty(m, dtype=torch.int64, device=x_ND.device) for m in (N, n))
+    distance_N = torch.empty(N, dtype=x_ND.dtype, device=x_ND.device)
+    sums_KD = torch.empty_like(codes_KD[:n])
+    wanted = [counts_K, sums_KD] if stats else [None, None]
+    launch(run, [x_ND, codes_KD, ids_N, distance_N, *wanted], (N, K, D))
+    return ids_N, distance_N, counts_K, sums_KD
+
+
 def snake(
     run: Kernel, x: Tensor, a_C: Tensor, gain_C: Tensor | None, shift_C: Tensor | None
 ) -> Tensor:

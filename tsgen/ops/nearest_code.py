@@ -120,6 +120,9 @@ TEST_SHAPES = [  # (N, K, D, stats)
     (200, 100, 60, False),
     (67, 131, 17, True),
     (301, 64, 8, True),
+    (33, 19, 70, False),
+    (65, 700, 3, True),  # many codes of few numbers: ranked by tile on the CPU
+    (2500, 11, 3, True),  # three chunks of statistics on the CPU
 ]
 BENCH_SHAPES = [
     (4096, 1024, 64, False),

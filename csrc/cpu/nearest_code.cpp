@@ -1,0 +1,82 @@
+// Nearest codeword, CPU: x·c - |c|²/2 is ranked, the distance of the best is computed directly.
+#include "simd/nearest_code.h"
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "machine/parallel.h"
+#include "ops.h"
+
+namespace tsgen::cpu {
+namespace {
+
+constexpr int64_t AT_ONCE = 1024;  // numbers of each chunk that are added up by a task
+
+// Rows of a task. With statistics it is a chunk with its own float32 sums, so it may depend on K
+// alone; chunks of 4 K rows need a quarter of the memory of x for them.
+int64_t rows_per_task(int64_t N, int64_t K, bool stats, int64_t n_threads) {
+  const int64_t wanted =
+      stats ? std::max<int64_t>(1024, 4 * K) : std::min<int64_t>(256, N / (4 * n_threads));
+  return std::max<int64_t>(1, (wanted + MOST_ROWS - 1) / MOST_ROWS) * MOST_ROWS;
+}
+
+// Memory that begins with a cache line and is not filled with zeros.
+struct Free {
+  void operator()(void* memory) const { operator delete(memory, std::align_val_t{64}); }
+};
+template <typename T>
+using Scratch = std::unique_ptr<T[], Free>;
+template <typename T>
+Scratch<T> scratch(int64_t n) {
+  return Scratch<T>((T*)operator new(n * sizeof(T), std::align_val_t{64}));
+}
+
+// out[i] = Σ parts[part, i], in the order of the parts and as Sum, for some of the i.
+template <typename Sum, typename T>
+void add_parts(const T* parts, int64_t n_parts, int64_t size, int64_t begin, T* out) {
+  Sum total[AT_ONCE]{};
+  const int64_t n = std::min(AT_ONCE, size - begin);
+  for (int64_t part = 0; part < n_parts; ++part)
+    for (int64_t i = 0; i < n; ++i) total[i] += parts[part * size + begin + i];
+  for (int64_t i = 0; i < n; ++i) out[begin + i] = (T)total[i];
+}
+
+}  // namespace
+
+void nearest_code(const float* x, const float* codes, int64_t* ids, float* distance,
+                  int64_t* counts, float* sums, int64_t N, int64_t K, int64_t D,
+                  int64_t n_threads) {
+  const auto nearest_rows = TSGEN_BEST(nearest_rows);
+  const auto add_rows = TSGEN_BEST(add_rows);
+  const auto tiles = scratch<float>((K + MOST_IN_TILE) * D + MOST_IN_TILE);
+  const auto offset = scratch<float>(K + MOST_IN_TILE);
+  TSGEN_BEST(tile_codes)(codes, tiles.get(), offset.get(), K, D);
+  const RankedCodes ranked{codes, tiles.get(), offset.get(), K, D};
+
+  n_threads = useful_threads(n_threads, N * K * D);
+  const int64_t rows = rows_per_task(N, K, counts, n_threads), n_tasks = (N + rows - 1) / rows;
+  const auto panels = scratch<float>(n_threads * MOST_ROWS * D);
+  const auto part_sums = scratch<float>(counts ? n_tasks * K * D : 0);
+  const auto part_counts = scratch<int64_t>(counts ? n_tasks * K : 0);
+
+  parallel_for(n_tasks, n_threads, [&](int64_t task, int64_t thread) {
+    float* const to_sums = part_sums.get() + task * K * D;
+    int64_t* const to_counts = part_counts.get() + task * K;
+    if (counts) std::fill_n(to_sums, K * D, 0.0f), std::fill_n(to_counts, K, 0);
+    for (int64_t n = task * rows, end = std::min(N, n + rows); n < end; n += MOST_ROWS) {
+      const int64_t size = std::min(MOST_ROWS, end - n);
+      float* const panel = panels.get() + thread * MOST_ROWS * D;
+      nearest_rows(x + n * D, ranked, panel, ids + n, distance + n, size);
+      if (counts) add_rows(x + n * D, ids + n, distance + n, to_counts, to_sums, size, D);
+    }
+  });
+  if (!counts) return;
+  for (int64_t k = 0; k < K; k += AT_ONCE)
+    add_parts<int64_t>(part_counts.get(), n_tasks, K, k, counts);
+  parallel_for((K * D + AT_ONCE - 1) / AT_ONCE, n_threads, [&](int64_t task, int64_t) {
+    add_parts<double>(part_sums.get(), n_tasks, K * D, task * AT_ONCE, sums);
+  });
+}
+
+}  // namespace tsgen::cpu
