@@ -9,7 +9,7 @@ namespace tsgen::cpu {
 
 // Rows that go through the head together. W passes by once for all of them, so many; but their
 // logits are a part of the L2 cache, so few. A multiple of gemm.h's tiles on any machine.
-inline int64_t head_rows_at_once(int64_t K) {
+static inline int64_t head_rows_at_once(int64_t K) {
   constexpr int64_t MOST = 48, TILE = 12, LOGITS = 65536;  // 256 KiB
   const int64_t rows = LOGITS / (K + 1) / TILE * TILE;     // there may be no code
   return rows > MOST ? MOST : rows < TILE ? TILE : rows;
