@@ -1,4 +1,4 @@
-# make demo | test | check | bench | gpu | models | clean.    All but gpu set up .venv themselves.
+# make demo | test | check | bench | sanitize | gpu | models | clean.   All but gpu set up .venv.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 PACKAGE := pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 
-.PHONY: demo test check bench gpu models clean
+.PHONY: demo test check bench sanitize gpu models clean
 
 demo: $(VENV)/.installed-viz
 	$(BIN)/python -m tsgen demo --out demo
@@ -25,6 +25,16 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest benchmarks
+
+# The native code once more, in a copy, with AddressSanitizer and UndefinedBehaviorSanitizer.
+SANITIZED := build/sanitized
+sanitize: $(VENV)/.installed-test
+	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=OFF" \
+	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_engine_cpu.py \
+	  -k "(cpu or instruction_sets) and not ctrl_c"
 
 models: $(VENV)/.installed-viz
 	$(BIN)/python benchmarks/train_bundled.py

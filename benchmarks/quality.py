@@ -47,16 +47,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/ucr"))
     parser.add_argument("--preset", default="base")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--remark", default="", help="what a reader of the minutes has to know")
     args = parser.parse_args()
     for name in args.names:
         train = read(args.data / name, split="train")
         test = read(args.data / name, split="test")
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         model = tsgen.fit(train.X, train.y, preset=args.preset)
         minutes = (time.perf_counter() - start) / 60
+        cpu_minutes = (time.process_time() - cpu_start) / 60
         rows = score(model, train, test, args.seeds)
         result: dict[str, Any] = {
             "minutes": minutes,
+            "cpu_minutes": cpu_minutes,
+            "remark": args.remark,
             "n_train": len(train.X),
             "n_test": len(test.X),
             "shape": list(train.X.shape[1:]),

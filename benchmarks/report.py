@@ -70,6 +70,8 @@ def quality() -> list[str]:
         short += [f"{name} ({fid / floor:.1f} times the floor)"] if fid > MOST_FID * floor else []
         short += [f"{name} ({100 * tstr:.1f} %)"] if tstr < trtr - MOST_LOSS else []
     out += ["", QUALITY_NOTE.format(place=places(rows)), ""]
+    remarks = dict.fromkeys(row["remark"] for row in rows.values() if row.get("remark"))
+    out += [*remarks, ""] if remarks else []
     if short:
         out += [
             f"The goal, FID within {MOST_FID} times its floor and TSTR within 5 points of TRTR, is"

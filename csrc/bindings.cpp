@@ -45,6 +45,7 @@ PYBIND11_MODULE(_C, m) {
 
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
+  cpu.def("isa", [] { return tsgen::cpu::name(tsgen::cpu::isa()); });
   bind_engine(cpu);
   cpu.def("stft", bind(tsgen::cpu::stft), no_gil);
   cpu.def("stft_backward", bind(tsgen::cpu::stft_backward), no_gil);

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 import tsgen.bulk
-from tsgen import arguments, bundled, dispatch, formats, metrics, synthetic, viz
+from tsgen import arguments, bundled, dispatch, formats, metrics, native, synthetic, viz
 from tsgen.bulk import check_writable, label_names
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
 from tsgen.fitting import fit as fit_model
@@ -126,13 +126,21 @@ def info(args: Namespace) -> str:
     lines = [f"tsgen {__version__}, torch {torch.__version__}, numpy {np.__version__}"]
     lines += [f"Python {platform.python_version()}, {platform.platform()}"]
     lines += ["optional: " + ", ".join(map(version, OPTIONAL))]
-    lines += [f"CPU: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    lines += [f"CPU: {torch.get_num_threads()} threads, kernels for {instruction_set()}"]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines += [f"GPU: {', '.join(gpus) or 'none'}"]
     lines += ["", "op x backend; * is what runs where none is named"]
     lines += [cell(op, backend) for op in dispatch.TABLE for backend in dispatch.TABLE[op]]
     lines += ["", f"bundled models: {', '.join(bundled.names()) or 'none'}"]
     return "\n".join(lines)
+
+
+def instruction_set() -> str:
+    """What the native kernels are compiled for and this machine has."""
+    try:
+        return native.instruction_set()
+    except ImportError as error:
+        return f"nothing: {error}"
 
 
 def version(package: str) -> str:

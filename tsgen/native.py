@@ -246,6 +246,11 @@ def load(op: str, backend: str) -> Callable[..., Any]:
     return functools.partial(globals()[op], getattr(kernels(backend), op))
 
 
+def instruction_set() -> str:
+    """What the CPU kernels use here; ImportError where there are none."""
+    return str(kernels("cpu").isa())
+
+
 @functools.cache
 def kernels(backend: str) -> ModuleType:
     """The part of tsgen._C for a backend."""

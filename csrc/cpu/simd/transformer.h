@@ -58,15 +58,16 @@ static inline void copy(float* to, const float* from, int64_t n) {
   __builtin_memcpy(to, from, n * sizeof(float));
 }
 
-// Where a task's numbers are: rows of sequence after sequence.
+// Where a task's numbers are, sequence after sequence.
 struct Workspace {
-  float *x, *h, *q, *kv, *mixed, *wide,
-      *rows;             // (n T, D) x 2, (n T, I), 2 I, I, F; masked (n N, D)
-  float* attention;      // of one head
-  float *none, *logits;  // (n N, D) without class; one block of the head
-  SampleScratch sampling;
-  float *context, *columns, *mapped;  // (n N, D); (columns + borders, E2); (columns, maps D)
-  int64_t* place;                     // masked rows: position in the task's (n, N)
+  float *x, *h;                       // (n T, D)
+  float *q, *kv, *mixed, *wide;       // (n T, I), (n T, 2 I), (n T, I), (n T, F)
+  float *rows, *none;                 // (n N, D) of masked places, with class and without
+  float* attention;                   // of one head
+  float* logits;                      // (AT_ONCE, K)
+  SampleScratch sampling;             // of one row of them
+  float *context, *columns, *mapped;  // (n N, D), (columns and borders, E2), (columns, maps D)
+  int64_t* place;                     // (n N): where a masked row is in the task's (n, N)
   float* logp;                        // (n N)
   double* confidence;                 // (N)
   uint8_t* mask;                      // (N)
