@@ -37,18 +37,22 @@ def places(rows: dict[str, Any]) -> str:
 
 def speed() -> list[str]:
     """Sampling beside the official package and beside PyTorch."""
-    rows = {key: row for key, row in results("against_timevqvae").items() if len(row) > 2}
+    rows = results("against_timevqvae")
     if not rows:
         return []
     out = ["**Sampling speed**, the same weights in all, rivals in turn in one process", ""]
-    names = [name for name in next(iter(rows.values())) if name != "machine"]
-    out += [f"| series of length 128, 10 + 10 steps | {' | '.join(names)} |"]
-    out += ["|---" * (len(names) + 1) + "|"]
+    names = list(dict.fromkeys(name for row in rows.values() for name in row["rivals"]))
+    out += [f"| length 128, 10 + 10 steps | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for key, row in rows.items():
-        cells = [f"{row[name]['p50_s']:.2f} s ({row[name]['ratio']:.1f} ×)" for name in names]
-        out.append(f"| {key.removeprefix('n=')} | {' | '.join(cells)} |")
-    note = f"Medians, and how many times that of engine cpu; {places(rows)}."
-    return [*out, "", note, ""]
+        cells = [time_and_ratio(row["rivals"].get(name)) for name in names]
+        out.append(f"| {key} | {' | '.join(cells)} |")
+    of_mm = "; ".join(f"{key}: {row['of_mm']:.0%}" for key, row in rows.items())
+    note = f"Medians, and how many times that of engine cpu. {places(rows)}. Engine cpu's matrix"
+    return [*out, "", f"{note} products per second, of what torch.mm reaches: {of_mm}.", ""]
+
+
+def time_and_ratio(row: dict[str, Any] | None) -> str:
+    return f"{row['p50_s']:.2f} s ({row['ratio']:.1f} ×)" if row else ""
 
 
 def quality() -> list[str]:
