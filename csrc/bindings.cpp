@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "machine/isa.h"
+#include "machine/parallel.h"
 #include "ops.h"
 #include "philox.h"
 
@@ -45,6 +46,7 @@ PYBIND11_MODULE(_C, m) {
 
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
+  cpu.def("lend_threads", &tsgen::cpu::lend_threads);
   cpu.def("isa", [] { return tsgen::cpu::name(tsgen::cpu::isa()); });
   bind_engine(cpu);
   cpu.def("stft", bind(tsgen::cpu::stft), no_gil);

@@ -4,6 +4,7 @@ tsgen._C is built without PyTorch and sees only integers. What it takes for gran
 tensors, their callers have checked or `launch` sees to: a dtype, a device, a contiguous layout.
 """
 
+import ctypes
 import functools
 import importlib
 import math
@@ -261,4 +262,19 @@ def kernels(backend: str) -> ModuleType:
     if not hasattr(extension, backend):
         raise ImportError(f"tsgen._C was built without {backend}")
     part: ModuleType = getattr(extension, backend)
+    if backend == "cpu":
+        part.lend_threads(gomp_parallel())
     return part
+
+
+def gomp_parallel() -> int:
+    """Where PyTorch's own OpenMP starts its threads, or 0: kernels then bring theirs.
+
+    Threads of two pools would wait for each other's cores.
+    """
+    try:
+        # symbols are looked up in the file's dependencies too, and this one depends on its OpenMP
+        function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0

@@ -1,8 +1,12 @@
-// The pool of threads behind parallel_for. They sleep between loops; nobody spins.
+// The threads behind parallel_for: PyTorch's own, if it has lent them, else a pool that sleeps.
 //
-// std::thread, not OpenMP: PyTorch brings its own OpenMP, and two of them in one process fight for
-// the cores. Several Python threads may call at once: each has its own loop, helpers go where work
-// is. After fork() the child has no helpers and no locked mutex: it starts with a new pool.
+// PyTorch's OpenMP threads spin for some milliseconds after each of its loops, and while they do no
+// other thread gets their cores: in between PyTorch's operations a pool of ours came too late. So
+// loops run on that very OpenMP, called through the address of its GOMP_parallel; nothing is
+// linked. Its threads do not survive fork(): a child goes on with the pool, which starts anew
+// there.
+//
+// Several Python threads may call at once: each has its own loop, the pool's go where work is.
 #include "machine/parallel.h"
 
 #include <pthread.h>
@@ -23,6 +27,9 @@ struct Loop {
   int64_t n_tasks, n_threads;
   std::atomic<int64_t> next{0};
   int64_t joined = 1, inside = 0;  // threads that ever took part, helpers at work: under the mutex
+
+  const std::thread::id caller = std::this_thread::get_id();
+  std::atomic<int64_t> lent{1};  // threads of PyTorch's that ever took part
 
   void take_part(int64_t thread) {
     for (int64_t task; (task = next.fetch_add(1)) < n_tasks;) run(work, task, thread);
@@ -91,15 +98,29 @@ class Pool {
 // Never deleted: helpers wait in it when the process ends.
 Pool* the_pool = nullptr;
 
+// GOMP_parallel(function, data, threads, flags) of PyTorch's OpenMP, or null.
+using Lent = void(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<Lent*> lent_threads{nullptr};
+
 Pool& pool() {
   static const bool once = [] {
     the_pool = new Pool;
     pthread_atfork([] { the_pool->mutex.lock(); }, [] { the_pool->mutex.unlock(); },
-                   [] { the_pool = new Pool; });
+                   [] {
+                     the_pool = new Pool;
+                     lent_threads = nullptr;
+                   });
     return true;
   }();
   (void)once;
   return *the_pool;
+}
+
+void run_lent(void* data) {
+  Loop& loop = *static_cast<Loop*>(data);
+  // thread 0 is the caller, who may ask Python things
+  const bool caller = std::this_thread::get_id() == loop.caller;
+  loop.take_part(caller ? 0 : loop.lent.fetch_add(1));
 }
 
 }  // namespace
@@ -111,7 +132,15 @@ void run_tasks(int64_t n_tasks, int64_t n_threads, Task* run, const void* work) 
     return;
   }
   Loop loop{run, work, n_tasks, n_threads};
-  pool().run(loop);
+  if (Lent* const lent = lent_threads.load())
+    lent(run_lent, &loop, (unsigned)n_threads, 0);
+  else
+    pool().run(loop);
+}
+
+void lend_threads(uintptr_t gomp_parallel) {
+  pool();  // from now on fork() is seen
+  lent_threads = reinterpret_cast<Lent*>(gomp_parallel);
 }
 
 }  // namespace tsgen::cpu
