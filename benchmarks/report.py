@@ -1,4 +1,4 @@
-"""Write the README's tables from benchmarks/results/.
+"""Write the README's tables and docs/benchmarks.md from benchmarks/results/.
 
     python benchmarks/report.py [--check]
 
@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+README, BENCHMARKS = HERE.parent / "README.md", HERE.parent / "docs" / "benchmarks.md"
 MARKS = "<!-- results -->", "<!-- /results -->"
 
 
@@ -53,6 +53,88 @@ def speed() -> list[str]:
 
 def time_and_ratio(row: dict[str, Any] | None) -> str:
     return f"{row['p50_s']:.2f} s ({row['ratio']:.1f} ×)" if row else ""
+
+
+def training() -> list[str]:
+    """Training steps beside the official package."""
+    rows = results("training_steps")
+    if not rows:
+        return []
+    out = ["**Training steps**, sizes of preset timevqvae, rivals in turn", ""]
+    names = list(dict.fromkeys(name for row in rows.values() for name in row["rivals"]))
+    out += [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for key, row in rows.items():
+        cells = [time_and_ratio(row["rivals"].get(name)) for name in names]
+        out.append(f"| {key} | {' | '.join(cells)} |")
+    return [*out, "", f"Medians, and how many times tsgen's; {places(rows)}.", ""]
+
+
+def kernels() -> list[str]:
+    """How far ahead of its best rival each op's CPU kernel is, in short."""
+    found = results("rivals")
+    if not found:
+        return []
+    out = ["**CPU kernels**, how many times faster than the best rival, from shape to shape", ""]
+    out += ["| op | " + " | ".join(f"forward, {t} | and backward, {t}" for t in found) + " |"]
+    out += ["|---" * (2 * len(found) + 1) + "|"]
+    for op in dict.fromkeys(key.split()[0] for run in found.values() for key in run["rows"]):
+        cells = []
+        for run in found.values():
+            for what in (" forward", " forward + backward"):
+                rows = [
+                    r for k, r in run["rows"].items() if k.startswith(f"{op} ") and k.endswith(what)
+                ]
+                ahead = [min(rivals(r).values()) for r in rows]
+                cells.append(f"{min(ahead):.1f} to {max(ahead):.1f}" if ahead else "")
+        out.append(f"| {op} | {' | '.join(cells)} |")
+    note = "Rivals: the plain PyTorch baseline of the op, torch.stft, torch.istft, bare"
+    out += ["", f"{note} scaled_dot_product_attention,"]
+    out += [
+        "addmm + argmin, FAISS, multinomial, Gumbel, cumsum + searchsorted, whichever is fastest."
+    ]
+    return [*out, f"Every shape: [docs/benchmarks.md](docs/benchmarks.md). {places(found)}.", ""]
+
+
+NO_RIVAL = "the product alone"  # a part of the work, shown beside the whole
+
+
+def rivals(row: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in row["times_faster_than"].items() if k != NO_RIVAL}
+
+
+def every_kernel() -> str:
+    """docs/benchmarks.md: every shape, every rival."""
+    out = [BENCHMARKS_HEAD]
+    for threads, run in results("rivals").items():
+        top = run["ceilings"]
+        out += [f"## {threads}", ""]
+        out += [
+            f"{place(run['machine'])}. torch.mm reaches {top['gflop_per_s']:.0f} GFLOP/s, a copy"
+            f" {top['gb_per_s']:.0f} GB/s.",
+            "",
+            "| op, shape | ms: p20, p50, p80 | rate, of the ceiling | times faster than |",
+            "|---|---|---|---|",
+        ]
+        for key, row in run["rows"].items():
+            times = ", ".join(f"{1e3 * row[f'p{p}_s']:.3g}" for p in (20, 50, 80))
+            rate = ""
+            if "of_ceiling" in row:
+                unit = "gflop_per_s" if "gflop_per_s" in row else "gb_per_s"
+                rate = f"{row[unit]:.0f} {UNITS[unit]}, {row['of_ceiling']:.0%}"
+            ahead = ", ".join(f"{k} {v:.2f}" for k, v in row["times_faster_than"].items())
+            out.append(f"| {key} | {times} | {rate} | {ahead} |")
+        out.append("")
+    return "\n".join(out)
+
+
+UNITS = {"gflop_per_s": "GFLOP/s", "gb_per_s": "GB/s"}
+BENCHMARKS_HEAD = """# Every CPU kernel beside its rivals
+
+Written by `python benchmarks/report.py` from `benchmarks/results/rivals.json`, which
+`python benchmarks/rivals.py` measures: rivals in turn in one process, ratios of medians. "the
+product alone" is a part of the work, the head's matrix product. Rates are of matrix products where
+an op has them, else of the least traffic possible.
+"""
 
 
 def quality() -> list[str]:
@@ -114,12 +196,13 @@ def main() -> None:
     text = README.read_text()
     before, rest_of_it = text.split(MARKS[0])
     after = rest_of_it.split(MARKS[1])[1]
-    body = "\n".join(["", *speed(), *quality(), *rest()])
-    new = f"{before}{MARKS[0]}{body}{MARKS[1]}{after}"
-    if check and new != text:
-        sys.exit("README.md is not what benchmarks/results/ says: run python benchmarks/report.py")
-    if not check:
-        README.write_text(new)
+    body = "\n".join(["", *speed(), *training(), *kernels(), *quality(), *rest()])
+    pages = {README: f"{before}{MARKS[0]}{body}{MARKS[1]}{after}", BENCHMARKS: every_kernel()}
+    for path, page in pages.items():
+        if not check:
+            path.write_text(page)
+        elif not path.exists() or path.read_text() != page:
+            sys.exit(f"{path.name} is not what benchmarks/results/ says: run {Path(__file__).name}")
 
 
 if __name__ == "__main__":

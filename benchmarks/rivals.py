@@ -187,7 +187,7 @@ def main() -> None:
                 ahead = {k: round(v, 2) for k, v in rows[key]["times_faster_than"].items()}
                 print(f"{key}: {1e3 * rows[key]['p50_s']:.3f} ms, times faster than {ahead}")
     about = {"ceilings": top, "machine": measure.machine()}
-    measure.save("rivals", {f"{args.threads} threads": {"rows": rows, **about}})
+    measure.save("rivals", {f"threads: {args.threads}": {"rows": rows, **about}})
 
 
 if __name__ == "__main__":
