@@ -33,8 +33,8 @@ sanitize: $(VENV)/.installed-test
 	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_engine_cpu.py \
-	  -k "(cpu or instruction_sets) and not ctrl_c"
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py tests/test_engine_cpu.py \
+	  -k "(cpu or instruction_set or threads) and not ctrl_c"
 
 models: $(VENV)/.installed-viz
 	$(BIN)/python benchmarks/train_bundled.py

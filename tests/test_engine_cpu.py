@@ -39,17 +39,6 @@ SHAPES = [  # every layer's edges: one token, one row, no block, identity skip, 
 ]
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def isa(request):
-    limit_isa = native.kernels("cpu").limit_isa
-    try:
-        if limit_isa(request.param) != request.param:
-            pytest.skip(f"this machine has no {request.param}")
-        yield request.param
-    finally:
-        limit_isa("avx512")
-
-
 def same_series(a: list[torch.Tensor], b: list[torch.Tensor]) -> int:
     """How many series have the same tokens in every band."""
     return int(torch.stack([(x == y).all(1) for x, y in zip(a, b, strict=True)]).all(0).sum())

@@ -1,0 +1,400 @@
+"""What no test of all ops can say: ties, NaN, laws, and one result for any batch and threads."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from test_ops import OPS, device_for, run
+from torch import Tensor
+
+from tsgen import dispatch, ops
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_same(outs: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """To the bit."""
+    for out, other in zip(outs, others, strict=True):
+        assert torch.equal(out, other)
+
+
+class TestStft:
+    def test_istft_undoes_it(self):
+        x_BCL = torch.randn(3, 2, 101, dtype=torch.float64)
+        window_W = torch.hann_window(8, dtype=torch.float64)
+        planes = ops.stft(x_BCL, window_W, 2)
+        back = ops.istft(planes, window_W, 2, 0, 101)
+        torch.testing.assert_close(back, x_BCL, rtol=0, atol=1e-12)
+
+    def test_rows_add_up(self):
+        x_BCL = torch.randn(2, 1, 64, dtype=torch.float64)
+        window_W = torch.hann_window(4, dtype=torch.float64)
+        low = ops.istft(ops.stft(x_BCL, window_W, 1, (0, 1)), window_W, 1, 0, 64)
+        high = ops.istft(ops.stft(x_BCL, window_W, 1, (1, 3)), window_W, 1, 1, 64)
+        torch.testing.assert_close(low + high, x_BCL, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["stft"])
+    @pytest.mark.parametrize("W", [4, 16])
+    def test_nan_stays_in_its_frames(self, backend, W):
+        device = device_for("stft", backend, torch.float32)
+        x_BCL = torch.zeros(2, 1, 32, device=device)
+        x_BCL[0, 0, 16] = torch.nan
+        planes = ops.stft(x_BCL, torch.ones(W, device=device), 1, backend=backend)
+        bad_BT = planes.isnan().any(dim=(1, 2))
+        assert bad_BT[0].nonzero().flatten().tolist() == list(range(17 - W // 2, 17 + W // 2))
+        assert not bad_BT[1].any()
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["istft"])
+    def test_no_window_reaches_between_far_frames(self, backend):
+        device = device_for("istft", backend, torch.float32)
+        window_W = torch.ones(4, device=device)
+        x_BCL = torch.randn(2, 1, 36, device=device, requires_grad=True)
+        planes = ops.stft(x_BCL, window_W, 7, backend=backend)
+        back = ops.istft(planes, window_W, 7, 0, 36, backend=backend)
+        # frame t has samples 7 t - 2 to 7 t + 1
+        reached_L = torch.tensor([(l + 2) % 7 < 4 for l in range(36)], device=device)
+        torch.testing.assert_close(back, x_BCL * reached_L, rtol=0, atol=1e-6)
+        back.sum().backward()
+        torch.testing.assert_close(x_BCL.grad, reached_L.expand(2, 1, 36).float())
+
+    @pytest.mark.parametrize(("L", "W", "hop"), [(333, 4, 1), (600, 16, 4), (150, 7, 3)])
+    def test_neither_threads_nor_the_batch_change_a_bit(self, L, W, hop):
+        device_for("stft", "cpu", torch.float32)
+        window_W = torch.hann_window(W) + 0.1
+        x_BCL = torch.randn(150, 1, L)
+        n_threads = torch.get_num_threads()
+
+        def everything(x_BCL: Tensor, n_threads: int) -> list[Tensor]:
+            torch.set_num_threads(n_threads)
+            x_BCL = x_BCL.clone().requires_grad_()
+            planes = ops.stft(x_BCL, window_W, hop, backend="cpu")
+            inner = planes.detach().requires_grad_()
+            reach = min(L, (planes.shape[3] - 1) * hop + (W + 1) // 2)
+            back = ops.istft(inner, window_W, hop, 0, reach, backend="cpu")
+            (planes * planes.detach()).sum().backward()
+            (back * back.detach()).sum().backward()
+            return [planes.detach(), back.detach(), x_BCL.grad, inner.grad]
+
+        try:
+            alone = everything(x_BCL, 1)
+            for together, single, few in zip(
+                everything(x_BCL, 3), alone, everything(x_BCL[70:73], 1), strict=True
+            ):
+                assert torch.equal(together, single)
+                assert torch.equal(few, single[70:73])
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+class TestNearestCode:
+    @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
+    @pytest.mark.parametrize("K", [200, 700])
+    def test_tie_goes_to_the_lowest_index(self, backend, K):
+        device = device_for("nearest_code", backend, torch.float32)
+        rng = torch.Generator().manual_seed(0)
+        x_ND = torch.randint(-2, 3, (100, 3), generator=rng)
+        codes_KD = torch.randint(-2, 3, (K, 3), generator=rng)  # 125 places: many duplicates
+        best_N = (x_ND[:, None] - codes_KD).square().sum(-1).argmin(-1)
+        # small integers are exact in float32 in any order of summation: no tolerance
+        found = ops.nearest_code(
+            x_ND.float().to(device), codes_KD.float().to(device), backend=backend
+        )
+        assert torch.equal(found.ids_N.cpu(), best_N)
+
+    def test_tie_on_every_instruction_set(self, isa):
+        for K in (200, 700):
+            self.test_tie_goes_to_the_lowest_index("cpu", K)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    @pytest.mark.parametrize("K", [6, 700])
+    def test_what_is_not_finite_is_flagged_and_never_wins(self, backend, bad, K):
+        device = device_for("nearest_code", backend, torch.float32)
+        codes_KD = torch.randn(K, 3)
+        x_ND = codes_KD[1:6].clone()
+        x_ND[2, 1], codes_KD[0, 0] = bad, bad
+        found = ops.nearest_code(x_ND.to(device), codes_KD.to(device), stats=True, backend=backend)
+        assert found.distance_N.isnan().tolist() == [False, False, True, False, False]
+        assert found.ids_N.tolist() == [1, 2, 0, 4, 5]
+        assert found.counts_K.sum() == 4
+        assert found.sums_KD.isfinite().all()
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
+    @pytest.mark.parametrize("K", [20, 700])
+    def test_distance_to_itself_is_zero(self, backend, K):
+        device = device_for("nearest_code", backend, torch.float32)
+        codes_KD = (torch.randn(K, 5) + 100).to(device)
+        found = ops.nearest_code(codes_KD, codes_KD, backend=backend)
+        assert (found.distance_N == 0).sum() > 0.9 * K  # the others: a neighbour ties in float32
+
+    @pytest.mark.parametrize("K", [40, 900])
+    def test_neither_batch_nor_threads_change_a_bit(self, K):
+        device_for("nearest_code", "cpu", torch.float32)
+        x_ND, codes_KD = torch.randn(4000, 24), torch.randn(K, 24)
+        x_ND[::100] = torch.inf
+        whole = ops.nearest_code(x_ND, codes_KD, stats=True, backend="cpu")
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(3)
+        try:
+            shared = ops.nearest_code(x_ND, codes_KD, stats=True, backend="cpu")
+            split = ops.nearest_code(x_ND, codes_KD, backend="cpu")
+        finally:
+            torch.set_num_threads(n_threads)
+        torch.testing.assert_close(tuple(shared), tuple(whole), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(split[:2], whole[:2], rtol=0, atol=0, equal_nan=True)
+        for n in (0, 1, 31, 100, 3999):
+            alone = ops.nearest_code(x_ND[n : n + 1], codes_KD, backend="cpu")
+            one = whole.ids_N[n : n + 1], whole.distance_N[n : n + 1]
+            torch.testing.assert_close(alone[:2], one, rtol=0, atol=0, equal_nan=True)
+
+
+class TestAttention:
+    def test_no_key_gives_zero_and_no_nan_gradient(self):
+        q = torch.randn(2, 1, 3, 4, requires_grad=True)
+        out = ops.attention(q, q, q, lengths_B=torch.tensor([0, 2]))
+        assert not out[0].any()
+        out.sum().backward()
+        assert q.grad is not None
+        assert q.grad.isfinite().all()
+
+    def test_more_sequences_than_a_grid_dimension_holds(self):
+        q = torch.randn(70_000, 1, 2, 4)
+        out = ops.attention(q, q, q)
+        torch.testing.assert_close(out[-1:], ops.attention(q[-1:], q[-1:], q[-1:]))
+
+    @staticmethod
+    def all_of(inputs: Any, backend: str = "cpu") -> list[Tensor]:
+        """The output and the gradients of every input."""
+        leaves = [t.detach().requires_grad_() if t is not None else t for t in inputs[:6]]
+        out = ops.attention(*leaves, inputs[6], backend=backend)
+        given = [t for t in leaves if t is not None]
+        return [out, *torch.autograd.grad(out.sin().sum(), given)]
+
+    @pytest.mark.parametrize("shape", OPS["attention"].TEST_SHAPES[1:], ids=str)
+    def test_scratch_memory_keeps_no_secrets(self, shape):
+        device_for("attention", "cpu", torch.float32)
+        inputs = OPS["attention"].make_inputs(shape, "cpu", torch.float32)
+        ref = self.all_of(inputs)
+        bad = [t * torch.nan if t is not None else t for t in inputs[:6]]
+        assert self.all_of([*bad, None])[0].isnan().all()  # and leaves it in freed memory
+        for out, again in zip(ref, self.all_of(inputs), strict=True):
+            assert torch.equal(out, again)
+
+    @pytest.mark.parametrize("shape", OPS["attention"].TEST_SHAPES[3:], ids=str)
+    def test_bits_depend_on_neither_batch_nor_threads(self, shape):
+        device_for("attention", "cpu", torch.float32)
+        inputs = OPS["attention"].make_inputs((40, *shape[1:]), "cpu", torch.float32)
+        q, k, v, *shared, lengths = inputs
+        whole = self.all_of(inputs)
+        part = [None if t is None else t[7:12] for t in (q, k, v, lengths)]
+        for a, b in zip(whole[:4], self.all_of([*part[:3], *shared, part[3]])[:4], strict=True):
+            assert torch.equal(a[7:12], b)
+        n_threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(5)
+            for a, b in zip(whole, self.all_of(inputs), strict=True):
+                assert torch.equal(a, b)
+        finally:
+            torch.set_num_threads(n_threads)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
+    def test_nan_stays_in_its_row(self, backend):
+        device = device_for("attention", backend, torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (3, 2, 21, 21, 16, True, True, False), device, torch.float32
+        )
+        q, k = inputs[0].clone(), inputs[1].clone()
+        q[0, 1, 5, 3] = torch.nan
+        k[2, 0, 20, 0] = torch.nan
+        bad = ops.attention(q, k, *inputs[2:], backend=backend).isnan().all(-1).cpu()
+        wanted = torch.zeros(3, 2, 21, dtype=torch.bool)
+        wanted[0, 1, 5] = wanted[2, 0] = True
+        assert torch.equal(bad, wanted)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
+    def test_lengths_cut_sequences_off(self, backend):
+        device = device_for("attention", backend, torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (4, 2, 21, 21, 16, True, True, False), device, torch.float32
+        )
+        lengths_B = torch.tensor([0, 3, 20, 21]).to(device)
+        q, k, v, *shared, _ = inputs
+        out = ops.attention(q, k, v, *shared, lengths_B, backend=backend)
+        for b, n in enumerate(lengths_B.tolist()):
+            one = [t[b : b + 1] for t in (q, k[:, :, :n], v[:, :, :n])]
+            alone = ops.attention(*one, *shared, backend=backend)
+            torch.testing.assert_close(out[b : b + 1], alone)
+
+
+class TestSampleCode:
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    def test_draws_follow_the_law(self, backend):
+        device = device_for("sample_code", backend, torch.float32)
+        rng = torch.Generator().manual_seed(0)
+        logits_K = torch.randn(37, generator=rng) * 2
+        n = 200_000
+        u_R = torch.rand(n, generator=rng, dtype=torch.float64)
+        ids_R, _ = ops.sample_code(
+            logits_K.expand(n, -1).to(device), u_R.to(device), temperature=0.8, backend=backend
+        )
+        expected_K = (logits_K.double() / 0.8).softmax(-1) * n
+        counts_K = ids_R.cpu().bincount(minlength=37)
+        chi2 = float(((counts_K - expected_K).square() / expected_K).sum())
+        assert chi2 < 36 + 5 * math.sqrt(2 * 36)  # 5 sigma over 36 degrees of freedom
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    def test_edges(self, backend):
+        device = device_for("sample_code", backend, torch.float32)
+        logits = torch.tensor(
+            [[-torch.inf, 0, 0, -torch.inf]] * 2
+            + [[torch.nan, 0, 0, 0], [-torch.inf] * 4, [torch.inf, 0, 0, 0]]
+        )
+        u_R = torch.tensor([1e-17, 1 - 2**-53, 0.5, 0.5, 0.5], dtype=torch.float64)
+        ids_R, logp_R = ops.sample_code(logits.to(device), u_R.to(device), backend=backend)
+        assert ids_R.tolist() == [1, 2, 0, 0, 0]
+        assert logp_R.isnan().tolist() == [False, False, True, True, True]
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    def test_top_k_and_top_p_cut_what_they_say(self, backend):
+        device = device_for("sample_code", backend, torch.float32)
+        logits = torch.log(torch.tensor([0.1, 0.4, 0.4, 0.1])).expand(1000, -1).to(device)
+        u_R = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64).to(device)
+
+        def drawn(**settings: Any) -> set[int]:
+            return set(ops.sample_code(logits, u_R, backend=backend, **settings)[0].tolist())
+
+        assert drawn() == {0, 1, 2, 3}
+        assert drawn(top_k=1) == {1}  # the lower code on a tie
+        assert drawn(top_k=3) == {0, 1, 2}
+        assert drawn(top_p=0.39) == {1}
+        assert drawn(top_p=0.7) == {1, 2}
+        assert drawn(top_k=3, top_p=0.85) == {1, 2}  # 0.8 / 0.9 of the three is enough
+        assert drawn(temperature=0.0) == {1}
+        assert drawn(temperature=1e-320) == {1}
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    @pytest.mark.parametrize(
+        ("size", "temperature", "drawn"),
+        [(1, 1e-37, {1, 3}), (1, 1.0, {0, 1, 3}), (1, 1e37, {0, 1, 3}), (1e38, 1.0, {1, 3})],
+    )
+    def test_extremes_do_not_overflow(self, backend, size, temperature, drawn):
+        device = device_for("sample_code", backend, torch.float32)
+        logits = torch.tensor([[-size, size, -torch.inf, size]]).expand(100, -1).to(device)
+        u_R = torch.linspace(0.005, 0.995, 100, dtype=torch.float64).to(device)
+        ids_R, logp_R = ops.sample_code(logits, u_R, temperature=temperature, backend=backend)
+        assert set(ids_R.tolist()) == drawn
+        assert logp_R.isfinite().all()
+
+    def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads(self):
+        device_for("sample_code", "cpu", torch.float32)
+        for shape in ((203, 1024, 40, 1.0, 0, 1.0), (203, 100, 390, 0.7, 9, 0.9)):
+            h_RD, u_R, *rest = OPS["sample_code"].make_inputs(shape, "cpu", torch.float32)
+            together = run("sample_code", (h_RD, u_R, *rest), "cpu")
+            with threads(3):
+                assert_same(together, run("sample_code", (h_RD, u_R, *rest), "cpu"))
+            for rows in (slice(0, 1), slice(57, 64), slice(190, 203)):
+                part = run("sample_code", (h_RD[rows], u_R[rows], *rest), "cpu")
+                assert_same([out[rows] for out in together], part)
+
+
+class TestKeepConfident:
+    @pytest.mark.parametrize("backend", dispatch.TABLE["keep_confident"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_what_is_equal_ties(self, backend, dtype):
+        device = device_for("keep_confident", backend, dtype)
+        row = [-0.0, 0.0, torch.nan, -torch.inf, 1e-45, -1e-45, 0.0]
+        rows_BN = torch.tensor([row] * 8, dtype=dtype).to(device)
+        masked_BN = ops.keep_confident(rows_BN, torch.arange(8).to(device), backend=backend)
+        for n, masked_N in enumerate(masked_BN):
+            again = [3, 2, 5, 6, 1, 0, 4][:n]
+            assert masked_N.nonzero().flatten().tolist() == sorted(again)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["keep_confident"])
+    def test_tie_and_nan(self, backend):
+        device = device_for("keep_confident", backend, torch.float32)
+        row = torch.tensor([[0.0, 0.0, torch.nan, 0.0, torch.inf]]).to(device)
+        masked = ops.keep_confident(row, torch.tensor([2]).to(device), backend=backend)
+        assert masked.tolist() == [[False, False, True, True, False]]
+
+
+class TestMaskedCrossEntropy:
+    def test_threads_do_not_matter(self):
+        device_for("masked_cross_entropy", "cpu", torch.float32)
+        inputs = OPS["masked_cross_entropy"].make_inputs(
+            (2500, 2300, 100, 30, True), "cpu", torch.float32
+        )
+        gradients = torch.ops.tsgen.masked_cross_entropy_backward.default
+        alone = gradients(*inputs, backend="cpu")
+        assert alone[0] == run("masked_cross_entropy", inputs, "cpu")
+        with threads(3):
+            assert_same(alone, gradients(*inputs, backend="cpu"))
+
+    def test_refuses_ids_that_do_not_exist(self):
+        device_for("masked_cross_entropy", "cpu", torch.float32)
+        h_MD, weight_KD, id_1 = torch.zeros(2, 3), torch.zeros(4, 3), torch.tensor([1])
+        for rows_R, target_R in ((id_1 + 1, id_1), (-id_1, id_1), (id_1, id_1 + 3), (id_1, -id_1)):
+            with pytest.raises(ValueError, match="wanted ids from 0 to"):
+                ops.masked_cross_entropy(h_MD, weight_KD, None, rows_R, target_R, backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda: ops.stft(torch.zeros(2, 4), torch.ones(4), 1), r"x: wanted \(B, C, L\), got"),
+        (lambda: ops.stft(torch.zeros(1, 1, 2), torch.ones(4), 1), "more than 2 samples, got 2"),
+        (lambda: ops.stft(torch.zeros(1, 1, 9), torch.ones(4), 0), "hop: wanted at least 1"),
+        (lambda: ops.stft(torch.zeros(1, 1, 9), torch.ones(4), 1, (1, 9)), "end <= 3, got"),
+        (lambda: ops.istft(torch.zeros(1, 3, 3, 5), torch.ones(4), 1, 0, 4), "planes: wanted"),
+        (lambda: ops.istft(torch.zeros(1, 2, 3, 5), torch.ones(4), 1, 0, 7), "length: wanted 1"),
+        (lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(3, 5)), r"got \(2, 4\) and"),
+        (lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(0, 4)), "2 - 1|got 0"),
+        (lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(3, 4).double()), "one dtype"),
+        (
+            lambda: ops.nearest_code(torch.zeros(2, 4), torch.zeros(3, 4), backend="numpy"),
+            "does not exist; there are torch",
+        ),
+        (
+            lambda: ops.attention(*[torch.zeros(1, 2, 3, 4)] * 3, q_scale_D=torch.ones(4)),
+            "both or neither",
+        ),
+        (
+            lambda: ops.sample_code(torch.zeros(2, 3), torch.zeros(2)),
+            r"\(R,\) torch.float64, got",
+        ),
+        (
+            lambda: ops.sample_code(
+                torch.zeros(2, 3), torch.zeros(2, dtype=torch.float64), temperature=-1
+            ),
+            "temperature: wanted a finite number from 0 on, got -1",
+        ),
+        (
+            lambda: ops.keep_confident(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64)),
+            r"\(B, N\) and \(B,\), got",
+        ),
+        (
+            lambda: ops.masked_cross_entropy(
+                torch.zeros(2, 3),
+                torch.zeros(4, 3),
+                None,
+                torch.zeros(1, dtype=torch.int64),
+                torch.zeros(2, dtype=torch.int64),
+            ),
+            "rows, target",
+        ),
+        (lambda: ops.snake(torch.zeros(2, 3, 4), torch.ones(4)), r"a: wanted \(3,\), got \(4,\)"),
+    ],
+)
+def test_says_what_was_wanted_and_what_came(fn, message):
+    with pytest.raises(ValueError, match=message):
+        fn()
