@@ -119,7 +119,7 @@ def test_works_in_a_forked_child():
     wanted = model.generate(70, seed=3)
     torch.set_num_threads(2)
     try:
-        model.generate(70, seed=3)  # the pool has a helper now, which the child will not have
+        model.generate(70, seed=3)  # on threads that the child will not have
         child = os.fork()
         if child == 0:
             same = np.array_equal(model.generate(70, seed=3), wanted)
