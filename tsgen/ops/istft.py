@@ -92,15 +92,20 @@ class Gradient(torch.autograd.Function):
     """The adjoint: frames of the gradient over the windows' weight, transformed forward."""
 
     @staticmethod
-    def forward(planes: Any, window: Any, hop: Any, first: Any, length: Any, backend: Any) -> Any:
-        # named, not *args: torch.compile counts them
-        return torch.ops.tsgen.istft.default(planes, window, hop, first, length, backend=backend)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        planes, window, ctx.hop, ctx.first, _length, ctx.backend = inputs
-        ctx.rows, ctx.frames = planes.shape[2:]
+    def forward(
+        ctx: Any,
+        planes: Tensor,
+        window: Tensor,
+        hop: int,
+        first: int,
+        length: int,
+        backend: str | None,
+    ) -> Any:
+        # as in attention.py: named for torch.compile, and no setup_context, which is slow
         ctx.save_for_backward(window)
+        ctx.hop, ctx.first, ctx.backend = hop, first, backend
+        ctx.rows, ctx.frames = planes.shape[2:]
+        return torch.ops.tsgen.istft.default(planes, window, hop, first, length, backend=backend)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -70,14 +70,18 @@ class Gradient(torch.autograd.Function):
     """With y = gain x + shift: dx = g gain (1 + sin 2ay), da = g (y sin 2ay - sin² ay / a) / a."""
 
     @staticmethod
-    def forward(x: Any, a_C: Any, gain_C: Any, shift_C: Any, backend: Any) -> Any:
-        # named, not *args: torch.compile counts them
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        a_C: Tensor,
+        gain_C: Tensor | None,
+        shift_C: Tensor | None,
+        backend: str | None,
+    ) -> Any:
+        # as in attention.py: named for torch.compile, and no setup_context, which is slow
+        ctx.save_for_backward(x, a_C, gain_C, shift_C)
+        ctx.backend = backend
         return torch.ops.tsgen.snake.default(x, a_C, gain_C, shift_C, backend=backend)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, ctx.backend = inputs
-        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -79,15 +79,13 @@ class Gradient(torch.autograd.Function):
     """The adjoint: overlapped windows of the planes, borders folded back onto the series."""
 
     @staticmethod
-    def forward(x: Any, window: Any, hop: Any, first: Any, end: Any, backend: Any) -> Any:
-        # named, not *args: torch.compile counts them
-        return torch.ops.tsgen.stft.default(x, window, hop, first, end, backend=backend)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, window, ctx.hop, ctx.first, _end, ctx.backend = inputs
-        ctx.length = x.shape[2]
+    def forward(
+        ctx: Any, x: Tensor, window: Tensor, hop: int, first: int, end: int, backend: str | None
+    ) -> Any:
+        # as in attention.py: named for torch.compile, and no setup_context, which is slow
         ctx.save_for_backward(window)
+        ctx.hop, ctx.first, ctx.length, ctx.backend = hop, first, x.shape[2], backend
+        return torch.ops.tsgen.stft.default(x, window, hop, first, end, backend=backend)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
