@@ -119,22 +119,6 @@ static inline void transpose(const Rows& from, int64_t n, const float* scale, co
     }
 }
 
-// 2^x for x <= 0 to 3 units in the last place; exactly 0 below -126.
-static inline Floats two_to(Floats x) {
-  const Floats low = all(-126.0f);
-  const Floats y = larger(low, x);     // x where it is NaN
-  const Floats big = y + 12582912.0f;  // 1.5 * 2^23: its last bits are y, rounded
-  const Floats r = y - (big - 12582912.0f);
-  Floats p = all(1.3276472e-3f);  // minimax on |r| <= 1/2; a common factor does not matter here
-  p = p * r + 9.6755415e-3f;
-  p = p * r + 5.5507133e-2f;
-  p = p * r + 2.402212e-1f;
-  p = p * r + 6.9314697e-1f;
-  p = p * r + 1.0f;
-  const Floats scaled = (Floats)((Ints)p + ((Ints)big << 23));
-  return x < low ? Floats{} : x == x ? scaled : x;
-}
-
 // s[r, 0:n] = softmax(scale[r] s[r]) for M rows of n numbers, zeros behind n up to whole vectors.
 // 0 where every score is -inf. In three passes over all rows, so that a row need not wait for the
 // sum of the one before it. scale is overwritten.

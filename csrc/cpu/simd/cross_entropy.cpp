@@ -15,7 +15,7 @@ double weigh(const LogitRow& row, float largest, float* weights) {
     const int64_t left = row.K - g * GROUP;
     Floats part{};
     for (int v = 0; v < PARTS; ++v) {
-      const Floats w = weight_of(load(row.group(g) + v * LANES) - largest);
+      const Floats w = exp(load(row.group(g) + v * LANES) - largest);
       part += w;
       if (!weights) continue;
       float* const to = weights + g * GROUP + v * LANES;

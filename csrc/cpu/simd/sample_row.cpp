@@ -16,9 +16,7 @@ constexpr double SMALLEST_TEMPERATURE = 1.2e-38;  // float32 has no smaller norm
 struct Scale {
   float largest, inverse_temperature;
 
-  Floats operator()(Floats logits) const {
-    return weight_of((logits - largest) * inverse_temperature);
-  }
+  Floats operator()(Floats logits) const { return exp((logits - largest) * inverse_temperature); }
 };
 
 // Sum of all weights at temperature 1. Into scratch: the weights at that of `scale`, and their
@@ -30,7 +28,7 @@ double weigh(const LogitRow& row, Scale scale, SampleScratch scratch) {
     const float* const from = row.group(g);
     Floats uncut{}, drawn{};
     for (int v = 0; v < PARTS; ++v) {
-      const Floats x = load(from + v * LANES), w = weight_of(x - scale.largest);
+      const Floats x = load(from + v * LANES), w = exp(x - scale.largest);
       const Floats w_drawn = same ? w : scale(x);
       uncut += w, drawn += w_drawn;
       store(scratch.weights + g * GROUP + v * LANES, w_drawn);

@@ -51,21 +51,4 @@ static inline int64_t first_with(const LogitRow& row, float logit) {
   return g * GROUP + k;
 }
 
-// e^x for x <= 0, to 3e-7; exactly 0 below -87.7.
-static inline Floats weight_of(Floats x) {
-  const Floats y = larger(all(-88.03f), x);  // NaN stays
-  // n, the nearest to x / ln 2, is in the last bits of `shifted`; moved to where a float has its
-  // exponent, n + 127 makes 2^n, and n = -127 makes 0
-  const float big = 12583039.0f;  // 1.5 * 2^23 + 127
-  const Floats shifted = y * 1.44269504f + big, f = y * 1.44269504f - (shifted - big);
-  const Floats power = (Floats)((Ints)shifted << 23);
-  Floats p = all(1.326472725e-3f);  // 2^f = 1 + f P(f), minimax on [-1/2, 1/2]
-  p = p * f + 9.671512688e-3f;
-  p = p * f + 5.550733744e-2f;
-  p = p * f + 2.402224208e-1f;
-  p = p * f + 6.931469776e-1f;
-  p = p * f + 1.0f;
-  return p * power;  // not a sum of bits: it leaves NaN what it is
-}
-
 }  // namespace tsgen::cpu::TSGEN_ISA

@@ -122,22 +122,32 @@ static inline bool any(Ints x) {
   return (bits[0] | bits[1]) != 0;
 }
 
-// e^x to 2 units in the last place; exactly 0 below -87.3, and no more than e^88.3.
+constexpr float EXPONENT = 12583039.0f;  // 1.5 * 2^23 + 127: added to a number, its last bits are
+                                         // the nearest whole n, plus 127
+
+// 2^n (1 + f P(f)) for |f| <= 1/2 and `shifted` = n + EXPONENT: 2^(n + f) to 3e-7, and 0 at n =
+// -127.
+static inline Floats assembled(Floats shifted, Floats f) {
+  Floats p = all(1.326472725e-3f);  // minimax
+  p = p * f + 9.671512688e-3f;
+  p = p * f + 5.550733744e-2f;
+  p = p * f + 2.402224208e-1f;
+  p = p * f + 6.931469776e-1f;
+  p = p * f + 1.0f;
+  const Floats power = (Floats)((Ints)shifted << 23);  // to where a float has its exponent
+  return p * power;  // not a sum of bits: it leaves NaN what it is
+}
+
+// 2^x for x <= 0; exactly 0 below -126.5.
+static inline Floats two_to(Floats x) {
+  const Floats y = larger(all(-127.0f), x), shifted = y + EXPONENT;  // NaN stays
+  return assembled(shifted, y - (shifted - EXPONENT));
+}
+
+// e^x for x <= 0; exactly 0 below -87.7.
 static inline Floats exp(Floats x) {
-  const Floats low = all(-87.33654f);
-  const Floats y = smaller(larger(x, low), all(88.3f));
-  const Floats n = nearest(y * 1.44269504f);  // x = n ln 2 + r
-  const Floats r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
-  Floats p = all(1.9875691e-4f);  // Cephes (Moshier), expf
-  p = p * r + 1.3981999e-3f;
-  p = p * r + 8.3334519e-3f;
-  p = p * r + 4.1665796e-2f;
-  p = p * r + 1.6666666e-1f;
-  p = p * r + 0.5f;
-  const Floats e = p * (r * r) + r + 1.0f;
-  const Ints power = __builtin_convertvector(n, Ints) << 23;
-  const Floats scaled = (Floats)((Ints)e + power);
-  return x < low ? Floats{} : x == x ? scaled : x;
+  const Floats y = larger(all(-88.03f), x), shifted = y * 1.44269504f + EXPONENT;  // NaN stays
+  return assembled(shifted, y * 1.44269504f - (shifted - EXPONENT));
 }
 
 // (2 / sqrt π) ∫ e^(-t²) from 0 to x, to 4e-7: x P(x²) / Q(x²), fitted on |x| < 3.95.
