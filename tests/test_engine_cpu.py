@@ -166,6 +166,21 @@ def test_refuses_arrays_of_the_wrong_size():
         core.add_prior(sizes, 0, 3, 0, 0)
 
 
+def test_refuses_ids_that_are_not_there():
+    network, _, settings = case("10 steps")
+    engine = CpuEngine(network)
+    with pytest.raises(ArgumentError, match="class_B: wanted ids from 0 to 3, got 0 to 4"):
+        engine.tokens(request([0, 4]), settings)
+    known = partly_known(network, 2)
+    known[1][0, 0] = 21
+    with pytest.raises(ArgumentError, match="known: wanted ids from 0 to 20"):
+        engine.tokens(request([0, 1], known), settings)
+    ids = engine.tokens(request([0, 1]), settings)
+    ids[0][0, 0] = 12
+    with pytest.raises(ArgumentError, match="ids: wanted ids from 0 to 11"):
+        engine.series(ids)
+
+
 def test_settings_of_two_bands_are_their_own():
     network, classes, _ = case("unequal steps")
     asked = request(classes)

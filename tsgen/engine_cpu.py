@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsgen import native
 from tsgen.config import SamplingConfig
-from tsgen.errors import RunError
+from tsgen.errors import RunError, bad_value
 from tsgen.fold import decoder_arrays, flattened, prior_arrays
 from tsgen.network import Network
 from tsgen.request import Request
@@ -54,19 +54,28 @@ class CpuEngine:
 
     def draw(self, request: Request, settings: SamplingConfig) -> tuple[list[Tensor], Tensor]:
         """Token ids of every band, and series (B, C, length), scaled as in training."""
-        tokenizer = self.config.tokenizer
-        series = torch.empty(len(request.index_B), tokenizer.n_channels, tokenizer.length)
+        series = self.empty(len(request.index_B))
         return self.sample(request, settings, series), series
+
+    def empty(self, n: int) -> Tensor:
+        """Room for n series."""
+        shape = n, self.config.tokenizer.n_channels, self.config.tokenizer.length
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
 
     def sample(
         self, request: Request, settings: SamplingConfig, series: Tensor | None
     ) -> list[Tensor]:
         tokenizer = self.config.tokenizer
         index_B, class_B = map(np.ascontiguousarray, (request.index_B, request.class_B))
+        check_ids("class_B", torch.from_numpy(class_B), self.config.n_classes)
         n, ids, bands, plans = len(index_B), [], [], []
         for band in range(tokenizer.bands):
             N, K = tokenizer.n_tokens(band), tokenizer.n_codes[band]
-            known = torch.full((n, N), K) if request.known is None else request.known[band].clone()
+            if request.known is None:
+                known = torch.full((n, N), K, dtype=torch.int64, device="cpu")
+            else:
+                known = request.known[band].clone()
+                check_ids("known", known, K)
             plan = masked_plan(settings.schedule, settings.steps[band], (known == K).sum(1))
             ids.append(known.contiguous())
             plans.append(plan)
@@ -85,11 +94,19 @@ class CpuEngine:
 
     def series(self, ids: list[Tensor]) -> Tensor:
         """(B, C, length), scaled as in training."""
-        tokenizer, ids = self.config.tokenizer, [t.contiguous() for t in ids]
-        out = torch.empty(len(ids[0]), tokenizer.n_channels, tokenizer.length)
-        threads = torch.get_num_threads()
+        ids = [t.contiguous() for t in ids]
+        for t, K in zip(ids, self.config.tokenizer.n_codes, strict=True):
+            check_ids("ids", t, K - 1)
+        out, threads = self.empty(len(ids[0])), torch.get_num_threads()
         self.core.decode([t.data_ptr() for t in ids], len(out), out.data_ptr(), threads)
         return out
+
+
+def check_ids(name: str, ids: Tensor, largest: int) -> None:
+    """Refuse what would be read from other memory."""
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= largest:
+        got = f"{int(ids.min())} to {int(ids.max())}"
+        raise bad_value(name, f"ids from 0 to {largest}", got)
 
 
 def how(settings: SamplingConfig, seed: int, band: int) -> dict[str, Any]:
