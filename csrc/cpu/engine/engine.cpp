@@ -12,7 +12,7 @@
 namespace tsgen::cpu {
 namespace {
 
-// Told apart by the address of the flag: whoever runs thread 0 asks, the others look.
+// Thread 0, which is the caller, asks; the others see what it was told.
 struct Watch {
   Stop* stop;
   const void* asked;
