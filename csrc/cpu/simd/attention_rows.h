@@ -8,8 +8,6 @@
 
 namespace tsgen::cpu::TSGEN_ISA {
 
-static inline int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
 // Two vectors' blocks of h lanes: those at even places together, and those at odd places.
 template <int h>
 static inline void deal(Floats& a, Floats& b) {

@@ -58,7 +58,7 @@ int64_t find_masked(const PriorSizes& z, const PriorTask& task, Workspace& s) {
 bool draw(const PriorWeights& w, const Settings& settings, const PriorTask& task, int64_t step,
           int64_t R, Workspace& s) {
   const PriorSizes& z = w.sizes;
-  const int64_t stride = padded(z.K);
+  const int64_t stride = whole_vectors(z.K);
   const SampleSettings how{settings.temperature, settings.top_k, settings.top_p};
   bool finite = true;
   for (int64_t r0 = 0; r0 < R; r0 += AT_ONCE) {

@@ -14,8 +14,6 @@ namespace tsgen::cpu::TSGEN_ISA {
 constexpr float LAYER_EPS = 1e-5f, HEAD_EPS = 1e-12f;
 constexpr int64_t AT_ONCE = 2 * TILE_ROWS;  // rows whose logits are in the cache together
 
-static inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
 // out = gain (x - mean) / sqrt(variance + eps) + shift (+ added), of one row
 static inline void layer_norm(const float* x, const float* gain_shift, float eps,
                               const float* added, float* out, int64_t D) {
@@ -81,7 +79,7 @@ static inline Workspace lay_out_scratch(const PriorSizes& z, int64_t n, Arena& a
   s.q = take(arena, rows * I), s.kv = take(arena, rows * 2 * I), s.mixed = take(arena, rows * I);
   s.wide = take(arena, rows * z.F), s.rows = take(arena, masked * z.D);
   s.attention = take(arena, attend_scratch(T, T + 1, z.Dh));
-  s.none = take(arena, masked * z.D), s.logits = take(arena, AT_ONCE * padded(z.K));
+  s.none = take(arena, masked * z.D), s.logits = take(arena, AT_ONCE * whole_vectors(z.K));
   s.sampling = {take(arena, SampleScratch::n_weights(z.K)),
                 (double*)take(arena, 2 * SampleScratch::n_sums(z.K))};
   s.context = take(arena, z.n_low ? masked * z.D : 0);

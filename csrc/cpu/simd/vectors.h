@@ -25,6 +25,9 @@ typedef float Floats __attribute__((TSGEN_VECTOR, aligned(4), may_alias));
 typedef int32_t Ints __attribute__((TSGEN_VECTOR, aligned(4), may_alias));
 constexpr int LANES = sizeof(Floats) / sizeof(float);
 
+// n numbers' room in whole vectors.
+static inline int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
 static inline Floats load(const float* from) { return *(const Floats*)from; }
 static inline void store(float* to, Floats x) { *(Floats*)to = x; }
 // x - 0 is x for every x; 0 + x is not for -0, and would cost an addition
