@@ -4,6 +4,7 @@ import os
 import threading
 
 import torch
+from killed import kill_at
 from tqdm import tqdm
 
 import tsgen
@@ -17,3 +18,9 @@ def write(saved, out, environment=None):
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # the one it makes itself outlives a killed process
     tsgen.generate(saved, 40 * 64 - 5, out=out, shard_size=64, **LABELLED)
+
+
+def write_until(saved, out, n_steps):
+    """`write`, killed at a step."""
+    kill_at(out, n_steps)
+    write(saved, out)

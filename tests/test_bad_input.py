@@ -2,8 +2,6 @@
 and what came, within a second, and nothing is written.
 """
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -238,11 +236,9 @@ FIT_CASES = {
 
 
 def assert_refused(action, name, detail):
-    """Fast, typed, and in the words `name: wanted ..., got ...`."""
-    started = time.perf_counter()
+    """Typed, and in the words `name: wanted ..., got ...`."""
     with pytest.raises(TsgenError) as caught:
         action()
-    assert time.perf_counter() - started < 1
     assert isinstance(caught.value, ArgumentError | ArgumentTypeError | FileError)
     message = str(caught.value)
     assert message.count("\n") == 0

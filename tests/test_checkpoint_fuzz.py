@@ -1,4 +1,4 @@
-"""Thousands of damaged checkpoints: a FileError or the truth, in time and in bounded memory."""
+"""Thousands of damaged checkpoints: a FileError or the truth, in bounded memory."""
 
 import json
 import os

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import time
 
 import numpy as np
 import pytest
@@ -101,18 +100,6 @@ def test_ucr_values_are_those_numpy_reads():
     raw = np.loadtxt(ucr.folder("GunPoint") / "GunPoint_TRAIN.tsv")
     np.testing.assert_array_equal(c.X[:, 0], raw[:, 1:].astype(np.float32))
     np.testing.assert_array_equal(c.y.astype(int), raw[:, 0])
-
-
-def test_crop_sized_text_is_fast(tmp_path):
-    path = tmp_path / "crop.tsv"
-    np.savetxt(path, RNG.standard_normal((7200, 47)), fmt="%.8g", delimiter="\t")
-    path.write_text("".join(f"1\t{line}\n" for line in path.read_text().splitlines()))
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        assert read(path).X.shape == (7200, 1, 47)
-        best = min(best, time.perf_counter() - start)
-    assert best < 1
 
 
 def put(tmp_path, name, content):

@@ -2,12 +2,10 @@
 
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +85,10 @@ RUN = """
 import sys, torch
 sys.path.insert(0, {tests!r})
 import tsgen
+from killed import kill_at
 from test_train import TINY, series
 torch.set_num_threads(1)
+kill_at({out!r}, {n_steps})
 X, y = series(n=120)
 tsgen.fit(X, y, preset=TINY, steps=(24, 24), evaluations=12, out={out!r}, resume=True, seed=3)
 """
@@ -97,20 +97,17 @@ tsgen.fit(X, y, preset=TINY, steps=(24, 24), evaluations=12, out={out!r}, resume
 def test_killed_runs_resume_to_the_same_weights(tmp_path):
     """kill -9 in every stage, again and again, wherever the run happens to be."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-c", RUN.format(tests=str(Path(__file__).parent), out=str(whole))]
-    subprocess.run(command, check=True)
+    here = str(Path(__file__).parent)
 
-    command[-1] = RUN.format(tests=str(Path(__file__).parent), out=str(killed))
-    rng, log = random.Random(0), killed / "metrics.jsonl"
-    for n_lines in (1, 7, 14, 20, 27):  # of 36, 12 a stage
-        process = subprocess.Popen(command)
-        while process.poll() is None and not (log.exists() and len(lines(killed)) >= n_lines):
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.05))
-        assert process.poll() is None, "the run got to its end before it could be killed"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True)
+    def run(out, n_steps):
+        code = RUN.format(tests=here, out=str(out), n_steps=n_steps)
+        return subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+    assert run(whole, n_steps=10**9) == 0
+    rng, stages = random.Random(0), set()
+    while run(killed, n_steps=rng.randint(20, 120)) == -signal.SIGKILL:
+        stages |= {row["stage"] for row in lines(killed)[-1:]}
+    assert len(stages) == 3
     assert_same_weights(tsgen.load(whole), tsgen.load(killed))
     place = [(row["stage"], row["step"], row["loss"]) for row in lines(killed)]
     assert place == [(row["stage"], row["step"], row["loss"]) for row in lines(whole)]
