@@ -62,6 +62,7 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("nearest_code", bind(tsgen::cpu::nearest_code), no_gil);
   cpu.def("snake", bind(tsgen::cpu::snake), no_gil);
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
+  cpu.def("dropout", bind(tsgen::cpu::dropout), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);
   cpu.def("philox4x32", &philox4x32);
 }

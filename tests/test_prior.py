@@ -103,6 +103,17 @@ class TestDropout:
             prior.eval()
             assert torch.equal(prior(ids_BN, class_B, *low), prior(ids_BN, class_B, *low))
 
+    def test_is_a_function_of_torchs_seed(self, drawn):
+        prior, ids_BN, _, class_B, low = drawn
+        prior.train()
+
+        def logits(seed: int) -> Tensor:
+            torch.manual_seed(seed)
+            return prior(ids_BN, class_B, *low).detach()
+
+        assert torch.equal(logits(1), logits(1))
+        assert not torch.equal(logits(1), logits(2))
+
 
 class TestMasks:
     def test_have_as_many_as_asked_at_uniform_places(self):
@@ -264,6 +275,8 @@ class TestContext:
 
 
 class TestCompile:
+    """Whole, in training with dropout too."""
+
     @pytest.fixture(autouse=True)
     def _fresh(self):
         torch._dynamo.reset()
@@ -284,6 +297,9 @@ class TestCompile:
             compiled = torch.compile(prior, fullgraph=True, backend="aot_eager")
             args = (ids[band], class_B, *ids[:band])
             assert_close(compiled(*args), prior(*args))
+            prior.train()
+            assert compiled(*args).isfinite().all()
+            prior.eval()
             folded, context = prior.fold(), prior.fold_context(ids[0]) if band else None
             assemble = torch.compile(prior.assemble, fullgraph=True, backend="aot_eager")
             x_BTD = assemble(folded, ids[band], class_B, context)

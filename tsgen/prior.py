@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tsgen import ops
 from tsgen.config import ModelConfig
-from tsgen.layers import Block, TokenTable, folded
+from tsgen.layers import Block, TokenTable, dropped, folded
 
 
 class Context(nn.Module):
@@ -51,8 +51,7 @@ class Context(nn.Module):
 
         weight_DE: the linear map that comes next, taken in one with the last convolution
         """
-        x_BME = F.embedding(low_BM, self.embed())
-        x_BME = F.dropout(x_BME, self.dropout, self.training)
+        x_BME = dropped(F.embedding(low_BM, self.embed()), self.dropout, self.training)
         (B, M, _), (rows, width) = x_BME.shape, self.grid
         if not self.aligned:
             return self.last_maps(stretched_conv(x_BME, self.conv_in, rows * width), weight_DE).mT
@@ -146,7 +145,7 @@ class Prior(nn.Module):
         embed_KE, weight_DE = self.embed(), self.project_in.weight
         weight_DE = weight_DE[:, -embed_KE.shape[1] :]
         if self.training and self.dropout:
-            kept_BNE = F.dropout(F.embedding(ids_BN, embed_KE), self.dropout)
+            kept_BNE = dropped(F.embedding(ids_BN, embed_KE), self.dropout, True)
             tokens_BND, mask_D = F.linear(kept_BNE, weight_DE), F.linear(embed_KE[-1], weight_DE)
             tokens_BND = torch.where((ids_BN == self.n_codes)[:, :, None], mask_D, tokens_BND)
         else:

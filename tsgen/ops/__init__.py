@@ -1,6 +1,7 @@
 """Every op, one file each: public function, reference, baseline, shapes, error."""
 
 from tsgen.ops.attention import attention
+from tsgen.ops.dropout import dropout
 from tsgen.ops.istft import istft
 from tsgen.ops.keep_confident import keep_confident
 from tsgen.ops.masked_cross_entropy import masked_cross_entropy
@@ -13,6 +14,7 @@ from tsgen.ops.stft import stft
 __all__ = [
     "Nearest",
     "attention",
+    "dropout",
     "istft",
     "keep_confident",
     "masked_cross_entropy",
