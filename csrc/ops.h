@@ -90,6 +90,11 @@ void separable_conv_backward(const float* grad_y, const float* grad_mean, const 
                              float* grad_bias, int64_t B, int64_t C, int64_t H, int64_t W,
                              int64_t O, int64_t kernel_rows, int64_t kind, int64_t n_threads);
 
+// out = residual + x 2^16 / (2^16 - n_dropped) where an element's draw, 16 bits of Philox, is
+// n_dropped or more, else residual, see dropout.py    x, out (n), residual (n) or null, seed (1)
+void dropout(const float* x, const int64_t* seed, const float* residual, float* out, int64_t n,
+             int64_t n_dropped, int64_t n_threads);
+
 // ids[n] = argmin_k |x[n] - codes[k]|², and that distance    x (N, D), codes (K, D)
 // A row that is not finite: id 0, distance NaN. A code that is not is never chosen. counts (K) and
 // sums (K, D) of the rows of each code, or both null.

@@ -328,6 +328,57 @@ class TestKeepConfident:
         assert masked.tolist() == [[False, False, True, True, False]]
 
 
+def kept(seed: int, n: int = 1 << 20, p: float = 0.3, backend: str | None = None) -> Tensor:
+    """Which of n elements dropout keeps, as float64."""
+    return ops.dropout(torch.ones(n), p, torch.tensor([seed]), backend=backend).gt(0).double()
+
+
+class TestDropout:
+    def test_drops_as_many_as_asked(self):
+        n = 1 << 20
+        for p in (0.0, 2**-16, 0.1, 0.5, 0.9):
+            dropped = n - kept(7, p=p).sum().item()
+            assert abs(dropped - n * p) <= 5 * math.sqrt(n * p * (1 - p)) + n * 2**-17
+
+    def test_mean_is_that_of_x(self):
+        for p in (0.1, 0.3, 0.7):
+            out = ops.dropout(torch.ones(1 << 20), p, torch.tensor([3])).double()
+            assert out.mean().item() == pytest.approx(1, abs=5 * math.sqrt(p / (1 - p)) / 1024)
+
+    def test_neighbours_and_seeds_are_independent(self):
+        n, p = 1 << 20, 0.3
+        first = kept(1, n) - (1 - p)
+        others = {lag: first.roll(lag) for lag in (1, 2, 8, 15, 16, 64, 128, 2048)}
+        others |= {f"seed {seed}": kept(seed, n) - (1 - p) for seed in (0, 2, 1 + 2**32, -1)}
+        for name, other in others.items():
+            correlation = (first * other).mean().item() / (p * (1 - p))
+            assert abs(correlation) <= 5 / math.sqrt(n), name
+
+    def test_decisions_depend_on_seed_and_place_alone(self, isa):
+        whole = kept(5, 50_001, backend="cpu")
+        assert torch.equal(whole, kept(5, 50_001, backend="torch"))
+        assert torch.equal(whole[:777], kept(5, 777, backend="cpu"))
+        with threads(3):
+            assert torch.equal(whole, kept(5, 50_001, backend="cpu"))
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["dropout"])
+    def test_what_is_dropped_is_0_whatever_it_was(self, backend):
+        device_for("dropout", backend, torch.float32)
+        out = ops.dropout(
+            torch.full((999,), torch.nan), 0.5, torch.tensor([1]), torch.ones(999), backend=backend
+        )
+        assert out.isnan().any()
+        assert (out[~out.isnan()] == 1).all()
+
+    def test_residual_of_another_dtype_is_promoted(self):
+        x = torch.ones(5, dtype=torch.bfloat16, requires_grad=True)
+        out = ops.dropout(x, 0.0, torch.tensor([1]), torch.ones(5))
+        assert out.dtype == torch.float32
+        out.sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype == torch.bfloat16
+
+
 class TestMaskedCrossEntropy:
     def test_threads_do_not_matter(self):
         device_for("masked_cross_entropy", "cpu", torch.float32)
@@ -391,6 +442,15 @@ class TestMaskedCrossEntropy:
                 torch.zeros(2, dtype=torch.int64),
             ),
             "rows, target",
+        ),
+        (
+            lambda: ops.dropout(torch.ones(2), 1.0, torch.tensor([1])),
+            "p: wanted a number from 0 and below 1, got 1.0",
+        ),
+        (lambda: ops.dropout(torch.ones(2), 0.1, torch.tensor(1)), r"seed: wanted \(1,\)"),
+        (
+            lambda: ops.dropout(torch.ones(2), 0.1, torch.tensor([1]), torch.ones(3)),
+            r"residual: wanted \(2,\), got \(3,\)",
         ),
         (lambda: ops.snake(torch.zeros(2, 3, 4), torch.ones(4)), r"a: wanted \(3,\), got \(4,\)"),
     ],

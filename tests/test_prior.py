@@ -4,10 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import tiny_config, tiny_network
+from torch import Tensor
 from torch.testing import assert_close
 
 from tsgen.network import Network
-from tsgen.prior import Context, draw_n_masked, masked_positions, training_masks
+from tsgen.prior import (
+    Context,
+    Prior,
+    draw_n_masked,
+    masked_positions,
+    stretched_conv,
+    training_masks,
+)
 
 SIZES = {"length": 32, "tokenizer": {"token_width": (8, 8)}, "n_codes": (12, 20)}
 EXACT = {"atol": 1e-9, "rtol": 1e-9}
@@ -95,6 +103,17 @@ class TestDropout:
             prior.eval()
             assert torch.equal(prior(ids_BN, class_B, *low), prior(ids_BN, class_B, *low))
 
+    def test_is_a_function_of_torchs_seed(self, drawn):
+        prior, ids_BN, _, class_B, low = drawn
+        prior.train()
+
+        def logits(seed: int) -> Tensor:
+            torch.manual_seed(seed)
+            return prior(ids_BN, class_B, *low).detach()
+
+        assert torch.equal(logits(1), logits(1))
+        assert not torch.equal(logits(1), logits(2))
+
 
 class TestMasks:
     def test_have_as_many_as_asked_at_uniform_places(self):
@@ -156,6 +175,79 @@ class TestSavings:
         assert_close(together[2:3], alone, **EXACT)
 
 
+def plain_context(context: Context, low_BM: Tensor) -> Tensor:
+    """(B, N, E) as it is defined: stretch, then convolve; or convolve, then stretch."""
+    x_BEM, (rows, width) = F.embedding(low_BM, context.embed()).mT, context.grid
+    B, size, dilation = len(x_BEM), rows * width, context.conv_out.dilation
+    if not context.aligned:
+        x_BEM = F.interpolate(x_BEM, size=size, mode="nearest")
+    h = F.conv1d(x_BEM, context.conv_in.weight, context.conv_in.bias, padding="same")
+    h = context.norm(F.gelu(h))
+    out = context.conv_out
+    maps = F.conv1d(h, out.weight, out.bias, padding="same", dilation=dilation)
+    if not context.aligned:
+        return maps.mT
+    maps = maps.view(B, rows, -1, context.finer, maps.shape[2]).mT
+    x = F.interpolate(maps.reshape(B, -1, context.finer * maps.shape[3]), size=width)
+    return x.view(B, rows, -1, width).mT.reshape(B, size, -1)
+
+
+def plain_hidden(
+    prior: Prior, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None
+) -> Tensor:
+    """As it is defined: everything side by side, then the input projection."""
+    x_BNE = F.embedding(ids_BN, prior.embed())
+    if low_BM is not None:
+        x_BNE = torch.cat([plain_context(prior.context, low_BM), x_BNE], 2)
+    x_BNE = x_BNE + prior.places.weight
+    x_BTE = torch.cat([prior.classes(class_B)[:, None], x_BNE], 1)
+    return prior.transform(prior.project_in(x_BTE))
+
+
+class TestPlainForm:
+    """Loss and gradients of the formulas above are those of the savings."""
+
+    @pytest.mark.parametrize("tables", ["free", "codes"])
+    @pytest.mark.parametrize("alignment", ["time", "flat"])
+    @pytest.mark.parametrize("length", [32, 61])
+    @pytest.mark.parametrize("band", [0, 1])
+    def test_training_is_that_of_the_plain_form(self, band, length, alignment, tables, monkeypatch):
+        network = tiny_network(
+            length=length, band_alignment=alignment, prior={"tables": tables, "dropout": 0.0}
+        )
+        prior = network.double().each_prior()[band].train()
+        ids = [torch.randint(0, p.n_codes, (6, p.n_tokens)) for p in network.each_prior()]
+        masked_BN, class_B = torch.rand(ids[band].shape) < 0.6, torch.tensor([0, 1, 2, 3, 3, 0])
+        low = ids[:band]
+
+        def gradients() -> list[Tensor]:
+            loss = prior.loss(ids[band], masked_BN, class_B, *low)
+            return [loss, *torch.autograd.grad(loss, list(prior.parameters()))]
+
+        ours = gradients()
+        monkeypatch.setattr(Prior, "hidden", plain_hidden)
+        for mine, plain in zip(ours, gradients(), strict=True):
+            assert_close(mine, plain, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("taps", [1, 3, 7])
+    @pytest.mark.parametrize(
+        ("M", "N"), [(8, 64), (3, 14), (5, 5), (9, 4), (1, 10), (2, 1), (7, 61)]
+    )
+    def test_stretching_products_is_stretching_tokens(self, M, N, taps):
+        conv = torch.nn.Conv1d(4, 6, taps, padding="same").double()
+        x_BME = torch.randn(3, M, 4, dtype=torch.float64, requires_grad=True)
+        weight_BNF = torch.randn(3, N, 6, dtype=torch.float64)
+
+        def gradients(y_BNF: Tensor) -> list[Tensor]:
+            inputs = [x_BME, *conv.parameters()]
+            return [y_BNF, *torch.autograd.grad((y_BNF * weight_BNF).sum(), inputs)]
+
+        ours = gradients(stretched_conv(x_BME, conv, N))
+        plain = gradients(conv(F.interpolate(x_BME.mT, size=N, mode="nearest")).mT)
+        for mine, other in zip(ours, plain, strict=True):
+            assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
 class TestContext:
     """Which low tokens a high token sees, once the convolutions pass on their middle alone."""
 
@@ -167,7 +259,7 @@ class TestContext:
         )
         assert (config.tokenizer.grid(0), config.tokenizer.grid(1)) == ((1, n_low), (2, width))
         context = Context(config).double().eval()
-        before = torch.zeros(1, n_low, dtype=torch.int64)
+        before, same = torch.zeros(1, n_low, dtype=torch.int64), torch.eye(8).double()
         with torch.no_grad():
             for conv in (context.conv_in, context.conv_out):
                 size = conv.weight.shape[2]
@@ -176,13 +268,15 @@ class TestContext:
             for m in range(n_low):
                 after = before.clone()
                 after[0, m] = 3
-                changed = (context(after) - context(before)).abs().sum(2)[0] > 1e-9
+                changed = (context(after, same) - context(before, same)).abs().sum(2)[0] > 1e-9
                 time = [t * n_low // width == m for t in range(width)]
                 flat = [n * n_low // (2 * width) == m for n in range(2 * width)]
                 assert changed.tolist() == (time * 2 if alignment == "time" else flat)
 
 
 class TestCompile:
+    """Whole, in training with dropout too."""
+
     @pytest.fixture(autouse=True)
     def _fresh(self):
         torch._dynamo.reset()
@@ -203,6 +297,9 @@ class TestCompile:
             compiled = torch.compile(prior, fullgraph=True, backend="aot_eager")
             args = (ids[band], class_B, *ids[:band])
             assert_close(compiled(*args), prior(*args))
+            prior.train()
+            assert compiled(*args).isfinite().all()
+            prior.eval()
             folded, context = prior.fold(), prior.fold_context(ids[0]) if band else None
             assemble = torch.compile(prior.assemble, fullgraph=True, backend="aot_eager")
             x_BTD = assemble(folded, ids[band], class_B, context)

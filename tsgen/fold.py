@@ -90,12 +90,9 @@ def context_arrays(
     embed_KE, (rows, width), M = context.embed(), context.grid, context.n_low
     conv_in, conv_out, finer = context.conv_in, context.conv_out, context.finer
     tables = torch.einsum("ke,fet->tkf", embed_KE, conv_in.weight)
-    E, n_rows = weight_DE.shape[1], rows if context.aligned else 1
     # one linear map for each row and each place between two low tokens
-    maps = conv_out.weight.view(n_rows, E, finer, -1, conv_out.kernel_size[0])
-    taps = torch.einsum("de,refit->trfdi", weight_DE, maps)
-    bias_ref = cast(Tensor, conv_out.bias).view(n_rows, E, finer)
-    bias = torch.einsum("de,ref->rfd", weight_DE, bias_ref)
+    weight, bias = context.projected(weight_DE)
+    taps, bias = weight.permute(4, 0, 2, 1, 3), bias.permute(0, 2, 1)
     if context.aligned:
         columns = np.arange(M)
         place = stretched(M * finer, width)
@@ -104,9 +101,10 @@ def context_arrays(
     else:
         columns = stretched(M, n_tokens)
         source = np.stack([np.arange(n_tokens), np.zeros(n_tokens, np.int64)], -1)
+    n_maps = bias.shape[0] * bias.shape[1]
     sizes = (
         *(M, len(embed_KE), tables.shape[2], len(columns)),
-        *(conv_in.kernel_size[0], conv_out.kernel_size[0], conv_out.dilation[0], n_rows * finer),
+        *(conv_in.kernel_size[0], conv_out.kernel_size[0], conv_out.dilation[0], n_maps),
     )
     arrays = [tables, cast(Tensor, conv_in.bias), *folded(context.norm), taps, bias]
     return sizes, arrays, np.ascontiguousarray(columns), np.ascontiguousarray(source)

@@ -59,6 +59,14 @@ def folded(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return gain_and_shift(norm, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var))
 
 
+def dropped(x: Tensor, p: float, training: bool, residual: Tensor | None = None) -> Tensor:
+    """`residual` plus dropout of x in training, or plus x; seeded by torch's CPU generator."""
+    if training and p:
+        seed = torch.randint(2**63 - 1, (1,)).to(x.device)
+        return ops.dropout(x, p, seed, residual)
+    return x if residual is None else residual + x
+
+
 def kernel(n_rows: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Kernel size and padding: over time only where a band has one row, else over rows too."""
     return ((1, width), (0, 1)) if n_rows == 1 else ((3, width), (1, 1))
@@ -85,7 +93,7 @@ class ResBlock(nn.Module):
         self.snake_out = Snake(n_out, normalised=True)
         self.depthwise_out = nn.Conv2d(n_out, n_out, size, padding=pad, groups=n_out)
         self.pointwise_out = nn.Conv2d(n_out, n_out, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.skip = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -98,7 +106,7 @@ class ResBlock(nn.Module):
         h = separable(h.y, self.depthwise_out, self.pointwise_out, "same", **how)
         if isinstance(self.skip, nn.Conv2d):
             x_BCHW = separable(x_BCHW, None, self.skip, "none").y
-        return cast(Tensor, x_BCHW + self.dropout(h.y))
+        return dropped(h.y, self.dropout, self.training, residual=x_BCHW)
 
 
 class DownBlock(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tsgen.errors import bad_value
+from tsgen.ops.dropout import n_dropped
 from tsgen.ops.separable_conv import KINDS, out_width
 from tsgen.ops.stft import n_frames
 
@@ -258,6 +259,13 @@ def snake_backward(
 def rows_of_channels(x: Tensor) -> tuple[int, int, int]:
     """(B, C, ...) as B x C rows of S numbers."""
     return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+def dropout(run: Kernel, x: Tensor, p: float, seed: Tensor, residual: Tensor | None) -> Tensor:
+    x, residual = x.contiguous(), None if residual is None else residual.contiguous()
+    out = torch.empty_like(x)
+    launch(run, [x, seed.contiguous(), residual, out], (x.numel(), n_dropped(p)))
+    return out
 
 
 def philox(

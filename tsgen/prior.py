@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tsgen import ops
 from tsgen.config import ModelConfig
-from tsgen.layers import Block, TokenTable, folded
+from tsgen.layers import Block, TokenTable, dropped, folded
 
 
 class Context(nn.Module):
@@ -23,8 +23,8 @@ class Context(nn.Module):
 
     Aligned in "time" two convolutions run over the low band's few tokens, and the last gives each
     place of the high band its own linear map of what stands at its time. "flat", as timevqvae 1.0.1
-    has it, stretches the low tokens over the high ones, rows after rows, and then convolves: eight
-    times the work, and a token of row r sees other times than its own.
+    has it, stretches the low tokens over the high ones, rows after rows, and then convolves: more
+    work, and a token of row r sees other times than its own.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -34,7 +34,8 @@ class Context(nn.Module):
         self.aligned = config.band_alignment == "time"
         # places of the high band for each low token, in time
         self.finer = max(1, round(self.grid[1] / self.n_low)) if self.aligned else 1
-        maps = self.grid[0] * self.finer if self.aligned else 1
+        self.n_rows = self.grid[0] if self.aligned else 1  # that have maps of their own
+        maps = self.n_rows * self.finer
         tables = config.priors[1].tables
         # no [MASK]: all low tokens are known by then
         self.embed = TokenTable(tokenizer.n_codes[0], tokenizer.code_dim, E, tables, mask=False)
@@ -45,26 +46,57 @@ class Context(nn.Module):
         self.conv_out = nn.Conv1d(2 * E, maps * E, size, padding="same", dilation=dilation)
         self.dropout = config.priors[1].dropout
 
-    def forward(self, low_BM: Tensor) -> Tensor:
-        """(B, N, E) for the N places of the high band, from all M tokens of the low one."""
-        x_BEM = F.embedding(low_BM, self.embed())
-        x_BEM = F.dropout(x_BEM, self.dropout, self.training).mT
-        (B, _, M), (rows, width) = x_BEM.shape, self.grid
-        if not self.aligned:
-            x_BEN = F.interpolate(x_BEM, size=rows * width, mode="nearest")
-            return self.convolved(x_BEN).mT
-        maps = self.convolved(x_BEM).view(B, rows, -1, self.finer, M)
-        # (low token, place within it) is time; a ratio that is not whole repeats a place or two
-        x_BREW = maps.mT.reshape(B, -1, M * self.finer)
-        x_BREW = F.interpolate(x_BREW, size=width, mode="nearest").view(B, rows, -1, width)
-        return x_BREW.mT.reshape(B, rows * width, -1)
+    def forward(self, low_BM: Tensor, weight_DE: Tensor) -> Tensor:
+        """(B, N, D) for the N places of the high band, from all M tokens of the low one.
 
-    def convolved(self, x_BEM: Tensor) -> Tensor:
-        h = F.gelu(self.conv_in(x_BEM))
+        weight_DE: the linear map that comes next, taken in one with the last convolution
+        """
+        x_BME = dropped(F.embedding(low_BM, self.embed()), self.dropout, self.training)
+        (B, M, _), (rows, width) = x_BME.shape, self.grid
+        if not self.aligned:
+            return self.last_maps(stretched_conv(x_BME, self.conv_in, rows * width), weight_DE).mT
+        maps = self.last_maps(self.conv_in(x_BME.mT).mT, weight_DE)
+        maps = maps.view(B, rows, -1, self.finer, M)
+        # (low token, place within it) is time; a ratio that is not whole repeats a place or two
+        x_BRDW = maps.mT.reshape(B, -1, M * self.finer)
+        x_BRDW = F.interpolate(x_BRDW, size=width, mode="nearest").view(B, rows, -1, width)
+        return x_BRDW.mT.reshape(B, rows * width, -1)
+
+    def last_maps(self, h_BNE: Tensor, weight_DE: Tensor) -> Tensor:
+        """What follows conv_in: (B, maps of D, N)."""
+        h_BNE = F.gelu(h_BNE)
         if self.training:
-            return cast(Tensor, self.conv_out(self.norm(h)))
-        gain, shift = folded(self.norm)
-        return cast(Tensor, self.conv_out(torch.addcmul(shift[:, None], h, gain[:, None])))
+            h_BNE = self.norm(h_BNE.flatten(0, 1)).view(h_BNE.shape)
+        else:
+            gain_E, shift_E = folded(self.norm)
+            h_BNE = torch.addcmul(shift_E, h_BNE, gain_E)
+        weight, bias = (t.flatten(0, 2) for t in self.projected(weight_DE))
+        # in two dims: there PyTorch's convolutions take channels as the innermost one
+        x_BE1N, dilation = h_BNE.mT[:, :, None], self.conv_out.dilation
+        return F.conv2d(x_BE1N, weight[:, :, None], bias, 1, "same", dilation)[:, :, 0]
+
+    def projected(self, weight_DE: Tensor) -> tuple[Tensor, Tensor]:
+        """conv_out and the linear map after it in one: (rows, D, finer, 2E, taps), and its bias."""
+        weight, bias = self.conv_out.weight, cast(Tensor, self.conv_out.bias)
+        maps = weight.view(self.n_rows, -1, self.finer, *weight.shape[1:])
+        return (
+            torch.einsum("de,refit->rdfit", weight_DE, maps),
+            torch.einsum("de,ref->rdf", weight_DE, bias.view(self.n_rows, -1, self.finer)),
+        )
+
+
+def stretched_conv(x_BME: Tensor, conv: nn.Conv1d, width: int) -> Tensor:
+    """The convolution of M tokens stretched over `width` places, padded with zeros: (B, N, F).
+
+    conv(stretch(x)), as F.interpolate stretches. The same token stands at many places: its product
+    with each tap is computed once, and every place adds up those that it sees.
+    """
+    (B, M, _), (n_out, _, taps) = x_BME.shape, conv.weight.shape
+    places_MN = F.interpolate(torch.eye(M).to(x_BME)[None], size=width, mode="nearest")[0]
+    seen_MTN = F.pad(places_MN, (taps // 2, taps // 2)).unfold(1, width, 1)
+    seen_BNM = seen_MTN.flatten(0, 1).mT.expand(B, -1, -1)
+    products = F.linear(x_BME, conv.weight.permute(2, 0, 1).flatten(0, 1)).view(B, -1, n_out)
+    return torch.baddbmm(cast(Tensor, conv.bias), seen_BNM, products)
 
 
 class Folded(NamedTuple):
@@ -110,15 +142,16 @@ class Prior(nn.Module):
 
     def hidden(self, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None) -> Tensor:
         """What the head's last layer gets, for every position: (B, N, D)."""
-        x_BNE = F.embedding(ids_BN, self.embed())
-        if self.training:
-            kept = F.dropout(x_BNE, self.dropout)
-            x_BNE = torch.where((ids_BN == self.n_codes)[:, :, None], x_BNE, kept)
-        if self.context is not None and low_BM is not None:
-            x_BNE = torch.cat([self.context(low_BM), x_BNE], 2)
-        x_BNE = x_BNE + self.places.weight
-        x_BTE = torch.cat([self.classes(class_B)[:, None], x_BNE], 1)
-        return self.transform(self.project_in(x_BTE))
+        embed_KE, weight_DE = self.embed(), self.project_in.weight
+        weight_DE = weight_DE[:, -embed_KE.shape[1] :]
+        if self.training and self.dropout:
+            kept_BNE = dropped(F.embedding(ids_BN, embed_KE), self.dropout, True)
+            tokens_BND, mask_D = F.linear(kept_BNE, weight_DE), F.linear(embed_KE[-1], weight_DE)
+            tokens_BND = torch.where((ids_BN == self.n_codes)[:, :, None], mask_D, tokens_BND)
+        else:
+            tokens_BND = F.embedding(ids_BN, F.linear(embed_KE, weight_DE))
+        context_BND = None if low_BM is None else self.fold_context(low_BM)
+        return self.transform(added_up(tokens_BND, *self.fold_places(), class_B, context_BND))
 
     def transform(self, x_BTD: Tensor, positions_BM: Tensor | None = None) -> Tensor:
         """Blocks and head but its last layer, for all positions or those asked for.
@@ -144,27 +177,25 @@ class Prior(nn.Module):
     def fold(self) -> Folded:
         """Embeddings taken through the input projection once: it is linear."""
         embed_KE, weight_DE = self.embed(), self.project_in.weight
-        return Folded(
-            F.linear(embed_KE, weight_DE[:, -embed_KE.shape[1] :]),
-            self.head(),
-            F.linear(self.places.weight, weight_DE, self.project_in.bias),
-            F.linear(self.classes.weight, weight_DE, self.project_in.bias),
-        )
+        tokens_KD = F.linear(embed_KE, weight_DE[:, -embed_KE.shape[1] :])
+        return Folded(tokens_KD, self.head(), *self.fold_places())
+
+    def fold_places(self) -> tuple[Tensor, Tensor]:
+        """Positions and classes likewise, both with the bias."""
+        return self.project_in(self.places.weight), self.project_in(self.classes.weight)
 
     def fold_context(self, low_BM: Tensor) -> Tensor:
         """The low band's share of the input, in width D: (B, N, D)."""
         assert self.context is not None
         E = self.embed.free.shape[1]
-        return F.linear(self.context(low_BM), self.project_in.weight[:, :-E])
+        return cast(Tensor, self.context(low_BM, self.project_in.weight[:, :-E]))
 
     def assemble(
         self, folded: Folded, ids_BN: Tensor, class_B: Tensor, context_BND: Tensor | None
     ) -> Tensor:
         """The blocks' input (B, 1 + N, D) from folded parts: the same as `hidden` computes."""
-        x_BND = F.embedding(ids_BN, folded.tokens_KD) + folded.places_ND
-        if context_BND is not None:
-            x_BND = x_BND + context_BND
-        return torch.cat([F.embedding(class_B, folded.classes_CD)[:, None], x_BND], 1)
+        tokens_BND = F.embedding(ids_BN, folded.tokens_KD)
+        return added_up(tokens_BND, folded.places_ND, folded.classes_CD, class_B, context_BND)
 
     def loss(
         self,
@@ -179,6 +210,20 @@ class Prior(nn.Module):
         return ops.masked_cross_entropy(
             h_BND.flatten(0, 1), self.head(), self.head_bias, rows_R, ids_BN.flatten()[rows_R]
         )
+
+
+def added_up(
+    tokens_BND: Tensor,
+    places_ND: Tensor,
+    classes_CD: Tensor,
+    class_B: Tensor,
+    context_BND: Tensor | None,
+) -> Tensor:
+    """(B, 1 + N, D): the class, then what stands at every place."""
+    x_BND = tokens_BND + places_ND
+    if context_BND is not None:
+        x_BND = x_BND + context_BND
+    return torch.cat([F.embedding(class_B, classes_CD)[:, None], x_BND], 1)
 
 
 def training_masks(n_masked_B: Tensor, n_tokens: int) -> Tensor:

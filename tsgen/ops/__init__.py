@@ -1,6 +1,7 @@
 """Every op, one file each: public function, reference, baseline, shapes, error."""
 
 from tsgen.ops.attention import attention
+from tsgen.ops.dropout import dropout
 from tsgen.ops.istft import istft
 from tsgen.ops.keep_confident import keep_confident
 from tsgen.ops.masked_cross_entropy import masked_cross_entropy
@@ -15,6 +16,7 @@ __all__ = [
     "Convolved",
     "Nearest",
     "attention",
+    "dropout",
     "istft",
     "keep_confident",
     "masked_cross_entropy",

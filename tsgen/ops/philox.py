@@ -103,8 +103,8 @@ def baseline(
     return torch.stack(torch.broadcast_tensors(*words), dim=-1)
 
 
-def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, key: int) -> tuple[Any, Any, Any, Any]:
-    """The four output words of four counter words: ints, or int64 tensors that broadcast."""
+def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, key: Any) -> tuple[Any, Any, Any, Any]:
+    """The four output words of four counter words; ints, or int64 tensors that broadcast."""
     key0, key1 = key & LOW, key >> 32 & LOW
     for _ in range(ROUNDS):
         product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
