@@ -19,6 +19,7 @@ from tsgen.errors import bad_value
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 FLOATS = (F64, F32, BF16, F16)
+HALVES = (F32, BF16, F16)
 
 TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
@@ -27,16 +28,18 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "nearest_code": {"torch": FLOATS, "cpu": (F32,)},
     "attention": {"torch": FLOATS, "cpu": (F32,)},
     "sample_code": {"torch": FLOATS, "cpu": (F32,)},
-    "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32)},
+    "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
     "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
-    "snake": {"torch": FLOATS, "cpu": (F32,)},
-    "dropout": {"torch": FLOATS, "cpu": (F32,)},
-    "philox": {"torch": (torch.int64,), "cpu": (torch.int64,)},
+    "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
 }
 
 # With no backend named: the first of these with no obstacle.
 PREFERENCE = {"cuda": ("cuda", "triton", "torch"), "cpu": ("cpu", "torch")}
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # then Triton runs on the CPU
 
 FORCED = os.environ.get("TSGEN_BACKEND")  # a name for every call that gives none
 
@@ -115,8 +118,11 @@ def obstacle(op: str, backend: str, device: str, dtype: torch.dtype) -> str | No
         return f"does not exist; there are {', '.join(TABLE[op])}"
     if dtype not in TABLE[op][backend]:
         return f"takes {' or '.join(map(str, TABLE[op][backend]))}, not {dtype}"
-    if backend != "torch" and backend not in PREFERENCE.get(device, ()):
+    interpreted = backend == "triton" and INTERPRETED
+    if backend != "torch" and backend not in PREFERENCE.get(device, ()) and not interpreted:
         return f"was given {device} tensors"
+    if interpreted and dtype in (BF16, F16):
+        return "is interpreted, and the interpreter takes the raw bits of bfloat16 for numbers"
     try:
         load(op, backend)
     except ImportError as error:

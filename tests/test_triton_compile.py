@@ -1,0 +1,103 @@
+"""Every Triton kernel compiles for GPUs this machine need not have, and keeps to their limits."""
+
+import functools
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsgen import dispatch
+
+OPS = [op for op, row in dispatch.TABLE.items() if "triton" in row]
+TARGETS = {  # Triton's name of it, and the shared memory that a program may have
+    "sm_80": (("cuda", 80, 32), 163 << 10),
+    "sm_90": (("cuda", 90, 32), 227 << 10),
+    "gfx942": (("hip", "gfx942", 64), 64 << 10),
+}
+DTYPES = ["fp32", "bf16"]
+# A folder with an older Triton beside the installed one, see `make interpret`.
+VERSIONS = ["", *filter(None, os.environ.get("TSGEN_TRITON_OLDEST", "").split(os.pathsep))]
+MATRIX = {"cuda": r"\b(HMMA|HGMMA)\b", "hip": r"\bv_mfma_"}  # on tensor cores
+
+
+def compiled(op: str, dtype: str, target: str) -> list[dict[str, Any]]:
+    """What the compiler made of each kernel of an op."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    kernels = importlib.import_module(f"tsgen.kernels.{op}")
+    backend, *_ = TARGETS[target][0]
+    found = []
+    for kernel, types, constants in kernels.SHIPPED:
+        types = {name: kind.format(dtype) for name, kind in types.items()}
+        source = triton.compiler.ASTSource(
+            kernel,
+            signature=types | dict.fromkeys(constants, "constexpr"),
+            constexprs=constants,
+            # what a launch would find out: addresses divide by 16
+            attrs={
+                (i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if "*" in t
+            },
+        )
+        gpu = GPUTarget(*TARGETS[target][0])
+        try:
+            out = triton.compile(source, target=gpu, options=kernels.OPTIONS)
+        except triton.CompilationError as error:
+            found.append({"kernel": kernel.__name__, "error": str(error)})
+            continue
+        if backend == "cuda":
+            text = out.asm["sass"]
+            spills = len(re.findall(r"\b(?:STL|LDL)\b", text))
+        else:
+            text = out.asm["amdgcn"]
+            spills = int(re.search(r"\.private_segment_fixed_size:\s*(\d+)", text)[1])
+        found.append(
+            {
+                "kernel": kernel.__name__,
+                "spills": spills,
+                "shared": out.metadata.shared,
+                "matrix": bool(re.search(MATRIX[backend], text)),
+                "tf32": "TF32" in text,
+                "dot": "tt.dot" in out.asm["ttir"],
+            }
+        )
+    return found
+
+
+@functools.cache
+def report(version: str, target: str) -> dict[str, list[dict[str, Any]]]:
+    """`compiled` of every op and dtype, by "op dtype"."""
+    # a process of its own: under TRITON_INTERPRET, @triton.jit makes nothing that compiles
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env["PYTHONPATH"] = os.pathsep.join([version, *sys.path])
+    done = subprocess.run(
+        [sys.executable, __file__, target], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda v: Path(v).name or "installed")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", OPS)
+def test_compiles_within_the_limits(op, dtype, target, version):
+    pytest.importorskip("triton")
+    for kernel in report(version, target)[f"{op} {dtype}"]:
+        assert "error" not in kernel, kernel["error"]
+        assert kernel["spills"] == 0, kernel
+        assert kernel["shared"] <= TARGETS[target][1], kernel
+        assert not kernel["tf32"], kernel  # float32 products are never rounded silently
+        if dtype == "bf16":
+            assert kernel["matrix"] == kernel["dot"], kernel
+
+
+if __name__ == "__main__":
+    pairs = [(op, dtype) for op in OPS for dtype in DTYPES]
+    json.dump({f"{op} {dtype}": compiled(op, dtype, sys.argv[1]) for op, dtype in pairs}, sys.stdout)
