@@ -182,8 +182,9 @@ class Attention(nn.Module):
     def heads(self, x_BND: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, N, parts * H * D) to `parts` views of (B, H, N, D)."""
         B, N, _ = x_BND.shape
-        split = x_BND.view(B, N, parts, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        return split.unbind()
+        # unbound before transposed: the gradients are put together where they belong, in one copy
+        parts_BNHD = x_BND.view(B, N, parts, self.n_heads, -1).unbind(2)
+        return tuple(part.transpose(1, 2) for part in parts_BNHD)
 
 
 class FeedForward(nn.Module):
