@@ -69,6 +69,27 @@ void snake_backward(const float* grad_out, const float* x, const float* a, const
                     const float* shift, float* grad_x, float* grad_a, float* grad_gain,
                     float* grad_shift, int64_t B, int64_t C, int64_t S, int64_t n_threads);
 
+// y = W D(s(x)) + b    x (B, C, H, W), y (B, O, H, W')
+// s is snake, or nothing where a is null. D convolves each channel by itself: kind 0 not at all
+// (taps null), 1 with kernel_rows x 3 taps and zeros about x, 2 with kernel_rows x 4, stride 2 in W
+// and the edges repeated, 3 the transposed convolution of kernel_rows x 4, stride 2; kernel_rows is
+// 1 or 3. taps (C, kernel_rows, 3 or 4), tap_bias (C), weight (O, C), bias (O). mean and var (O) of
+// y over all but its channels, or both null. Backward: the gradients of all of them, grad_mean,
+// grad_var, y and mean null without statistics; gradients of what is null are null.
+void separable_conv(const float* x, const float* a, const float* gain, const float* shift,
+                    const float* taps, const float* tap_bias, const float* weight,
+                    const float* bias, float* y, float* mean, float* var, int64_t B, int64_t C,
+                    int64_t H, int64_t W, int64_t O, int64_t kernel_rows, int64_t kind,
+                    int64_t n_threads);
+void separable_conv_backward(const float* grad_y, const float* grad_mean, const float* grad_var,
+                             const float* y, const float* mean, const float* x, const float* a,
+                             const float* gain, const float* shift, const float* taps,
+                             const float* tap_bias, const float* weight, const float* bias,
+                             float* grad_x, float* grad_a, float* grad_gain, float* grad_shift,
+                             float* grad_taps, float* grad_tap_bias, float* grad_weight,
+                             float* grad_bias, int64_t B, int64_t C, int64_t H, int64_t W,
+                             int64_t O, int64_t kernel_rows, int64_t kind, int64_t n_threads);
+
 // out = residual + x 2^16 / (2^16 - n_dropped) where an element's draw, 16 bits of Philox, is
 // n_dropped or more, else residual, see dropout.py    x, out (n), residual (n) or null, seed (1)
 void dropout(const float* x, const int64_t* seed, const float* residual, float* out, int64_t n,

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import timevqvae_standin
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 import tsgen
@@ -79,7 +80,7 @@ class TestGolden:
         inner = network.tokenizer.prepare(out["x"])
         for band, end in zip(network.tokenizer.each(), ENDS, strict=True):
             with torch.no_grad():
-                z_BND = band.latents(inner, network.tokenizer.window_W)
+                z_BND = F.normalize(band.latents(inner, network.tokenizer.window_W), dim=-1)
             assert_close(
                 z_BND.mT.reshape(out[f"latents_{end}"].shape), out[f"latents_{end}"], **CLOSE
             )

@@ -96,8 +96,11 @@ def loss_and_gradients(fn: Callable[..., Tensor], args: Any, op: Any) -> list[Te
     for i in wanted:
         args[i] = args[i].detach().clone().requires_grad_()
     out = fn(*args)
-    weight = torch.linspace(-1, 2, max(1, out.numel()), dtype=torch.float64)[: out.numel()]
-    (out * weight.view(out.shape).to(out)).sum().backward()
+    loss = torch.zeros((), dtype=torch.float64)
+    for part in (out,) if isinstance(out, Tensor) else out:
+        weight = torch.linspace(-1, 2, max(1, part.numel()), dtype=torch.float64)[: part.numel()]
+        loss = loss + (part * weight.view(part.shape).to(part)).sum().cpu()
+    loss.backward()
     return [args[i].grad for i in wanted]
 
 

@@ -5,7 +5,7 @@ Dhariwal et al. 2020 (Jukebox). Cosine codes and the projection to few dims: Yu 
 (ViT-VQGAN). Orthogonal regularisation: Shin et al. 2021, eq. 2.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -55,14 +55,15 @@ class Codebook(nn.Module):
         self.register_buffer("sums_KD", torch.zeros(n_codes, config.code_dim))
         self.register_buffer("started", torch.tensor(False))
 
-    def forward(self, z_BND: Tensor) -> Quantised:
+    def forward(self, z_BND: Tensor, *, unit: bool = False) -> Quantised:
         """Replace every latent by its nearest code, straight-through; learn when training.
 
         z_BND:    (B, N, hidden_dim) float32
+        unit:     whether to bring every latent to length 1 first
         returns:  Quantised. The codes of before this batch are used, then updated
         """
         B, N, _ = z_BND.shape
-        x_MD = self.down(z_BND)
+        x_MD = self.down(z_BND, unit)
         if self.training:
             self.prepare(x_MD.detach())
         codes_KD = self.codes()
@@ -73,13 +74,21 @@ class Codebook(nn.Module):
         q_MD = x_MD + (chosen_MD.detach() - x_MD).detach()
         if self.training:
             self.update(found)
-        z_BND = self.project_out(q_MD).view(B, N, -1)
+        z_BND = self.up(q_MD.view(B, N, -1))
         return Quantised(z_BND, found.ids_N.view(B, N), loss, found.counts_K)
 
-    def down(self, z_BND: Tensor) -> Tensor:
+    def down(self, z_BND: Tensor, unit: bool = False) -> Tensor:
         """Latents in the codes' own space: (B * N, code_dim), in float32 under autocast too."""
+        layer = self.project_in
         with torch.autocast(z_BND.device.type, enabled=False):
-            x_MD = self.project_in(z_BND.reshape(-1, z_BND.shape[-1]).to(self.codes_KD.dtype))
+            z_BND = z_BND.to(self.codes_KD.dtype)
+            if unit:  # W (z / |z|) + b, without z / |z|, which is many times as large
+                length_BN1 = torch.linalg.vector_norm(z_BND, dim=-1, keepdim=True)
+                x_BND = linear(z_BND, layer.weight, torch.zeros_like(layer.bias))
+                x_BND = x_BND / length_BN1.clamp_min(1e-12) + layer.bias
+            else:
+                x_BND = linear(z_BND, layer.weight, layer.bias)
+            x_MD = x_BND.flatten(0, 1)
             return F.normalize(x_MD, dim=-1) if self.config.codebook == "cosine" else x_MD
 
     def codes(self) -> Tensor:
@@ -87,13 +96,17 @@ class Codebook(nn.Module):
         cosine = self.config.codebook == "cosine"
         return F.normalize(self.codes_KD, dim=-1) if cosine else self.codes_KD
 
-    def encode(self, z_BND: Tensor) -> Tensor:
+    def up(self, x_BND: Tensor) -> Tensor:
+        """Codes (B, N, code_dim) as the decoder gets them: (B, N, hidden_dim)."""
+        return linear(x_BND, self.project_out.weight, self.project_out.bias)
+
+    def encode(self, z_BND: Tensor, *, unit: bool = False) -> Tensor:
         """Code ids (B, N) of latents (B, N, hidden_dim). Changes nothing."""
-        return ops.nearest_code(self.down(z_BND), self.codes()).ids_N.view(z_BND.shape[:2])
+        return ops.nearest_code(self.down(z_BND, unit), self.codes()).ids_N.view(z_BND.shape[:2])
 
     def decode(self, ids_BN: Tensor) -> Tensor:
         """Latents (B, N, hidden_dim) of code ids (B, N)."""
-        return cast(Tensor, self.project_out(F.embedding(ids_BN, self.codes())))
+        return self.up(F.embedding(ids_BN, self.codes()))
 
     def loss(self, x_MD: Tensor, chosen_MD: Tensor) -> Tensor:
         """Commitment; with codes that learn by gradient also their own pull and orthogonality."""
@@ -149,6 +162,13 @@ class Codebook(nn.Module):
         total = self.counts_K.sum()
         smooth_K = (self.counts_K + SMOOTHING) / (total + K * SMOOTHING) * total
         self.codes_KD.copy_(self.sums_KD / smooth_K[:, None])
+
+
+def linear(x_BND: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Tensor:
+    """W x + b as a pointwise convolution: encoder and decoder hold latents channels first."""
+    x_BD1N, weight_OD11 = x_BND.mT.unsqueeze(2), weight_OD[:, :, None, None]
+    out = ops.separable_conv(x_BD1N, None, None, weight_OD11, bias_O, kind="none")
+    return out.y.squeeze(2).mT
 
 
 def orthogonality(codes_KD: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "sample_code": {"torch": FLOATS, "cpu": (F32,)},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
+    "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
     "snake": {"torch": FLOATS, "cpu": (F32,)},
     "dropout": {"torch": FLOATS, "cpu": (F32,)},
     "philox": {"torch": (torch.int64,), "cpu": (torch.int64,)},

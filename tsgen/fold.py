@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tsgen import ops
 from tsgen.config import TokenizerConfig
 from tsgen.layers import Block, ResBlock, Snake, UpBlock, UpConv, folded
 from tsgen.ops.snake import SMALLEST_A
@@ -176,7 +177,8 @@ def first_block(block: ResBlock, codes_KD: Tensor) -> list[Tensor]:
     """Its first convolutions and its skip as tables of the codes."""
     image = codes_KD[:, :, None, None]
     taps, bias, point, point_bias = conv(block.depthwise_in, block.pointwise_in)
-    tables = torch.einsum("kc,ijc,oc->ijko", block.snake_in(image)[:, :, 0, 0], taps, point)
+    activated = ops.snake(codes_KD, block.snake_in.a_C)
+    tables = torch.einsum("kc,ijc,oc->ijko", activated, taps, point)
     skip = block.skip(image)[:, :, 0, 0]
     return [tables, point @ bias + point_bias, skip, *second_half(block)]
 

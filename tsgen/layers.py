@@ -1,7 +1,7 @@
 """The nn.Modules that tokenizer and prior are made of."""
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from tsgen.config import PriorConfig
 class Snake(nn.Module):
     """x + sin²(ax)/a with one learned frequency a channel, after an optional BatchNorm.
 
-    Out of training the normalisation is folded into the activation's own pass.
+    The normalisation is a gain and a shift, which the activation's own pass applies.
     """
 
     def __init__(self, n_channels: int, *, normalised: bool = False) -> None:
@@ -23,19 +23,40 @@ class Snake(nn.Module):
         nn.init.uniform_(self.a_C, 0.2, 0.5)
         self.norm = nn.BatchNorm2d(n_channels) if normalised else None
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def forward(self, x: ops.Convolved) -> Tensor:
+        """Normalised, by x's own statistics in training, and activated."""
+        return ops.snake(x.y, self.a_C, *self.affine(x))
+
+    def affine(self, x: ops.Convolved) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """gain and shift of the normalisation; in training its moving averages take x in."""
         if self.norm is None:
-            return ops.snake(x_BCHW, self.a_C)
-        if self.training:
-            return ops.snake(self.norm(x_BCHW), self.a_C)
-        return ops.snake(x_BCHW, self.a_C, *folded(self.norm))
+            return None, None
+        if not self.training:
+            return folded(self.norm)
+        update(self.norm, x.mean_O, x.var_O, x.y.numel() // x.y.shape[1])
+        return gain_and_shift(self.norm, x.mean_O, x.var_O)
+
+
+@torch.no_grad()
+def update(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, n: int) -> None:
+    """Take the mean and the biased variance of n numbers a channel into the moving averages."""
+    rate = cast(float, norm.momentum)
+    cast(Tensor, norm.running_mean).lerp_(mean_C, rate)
+    cast(Tensor, norm.running_var).lerp_(var_C * (n / max(1, n - 1)), rate)
+    cast(Tensor, norm.num_batches_tracked).add_(1)
+
+
+def gain_and_shift(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a batch normalisation with this mean and variance does."""
+    gain_C = norm.weight * (var_C + norm.eps).rsqrt()
+    return gain_C, norm.bias - mean_C * gain_C
 
 
 def folded(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """gain and shift that BatchNorm amounts to once its statistics are fixed."""
-    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    gain_C = norm.weight * (var + norm.eps).rsqrt()
-    return gain_C, norm.bias - mean * gain_C
+    return gain_and_shift(norm, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var))
 
 
 def dropped(x: Tensor, p: float, training: bool, residual: Tensor | None = None) -> Tensor:
@@ -49,6 +70,15 @@ def dropped(x: Tensor, p: float, training: bool, residual: Tensor | None = None)
 def kernel(n_rows: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Kernel size and padding: over time only where a band has one row, else over rows too."""
     return ((1, width), (0, 1)) if n_rows == 1 else ((3, width), (1, 1))
+
+
+def separable(
+    x_BCHW: Tensor, depthwise: nn.Module | None, pointwise: nn.Conv2d, kind: str, **how: Any
+) -> ops.Convolved:
+    """Two convolutions as one, see `ops.separable_conv`."""
+    taps = (None, None) if depthwise is None else (depthwise.weight, depthwise.bias)
+    weights = (*taps, pointwise.weight, pointwise.bias)
+    return ops.separable_conv(x_BCHW, *cast(Any, weights), kind=kind, **how)
 
 
 class ResBlock(nn.Module):
@@ -67,9 +97,16 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        h = self.pointwise_in(self.depthwise_in(self.snake_in(x_BCHW)))
-        h = self.pointwise_out(self.depthwise_out(self.snake_out(h)))
-        return dropped(h, self.dropout, self.training, residual=self.skip(x_BCHW))
+        a_in, a_out = self.snake_in.a_C, self.snake_out.a_C
+        h = separable(
+            x_BCHW, self.depthwise_in, self.pointwise_in, "same", a_C=a_in, stats=self.training
+        )
+        gain, shift = self.snake_out.affine(h)
+        how = {"a_C": a_out, "gain_C": gain, "shift_C": shift}
+        h = separable(h.y, self.depthwise_out, self.pointwise_out, "same", **how)
+        if isinstance(self.skip, nn.Conv2d):
+            x_BCHW = separable(x_BCHW, None, self.skip, "none").y
+        return dropped(h.y, self.dropout, self.training, residual=x_BCHW)
 
 
 class DownBlock(nn.Module):
@@ -85,7 +122,8 @@ class DownBlock(nn.Module):
         self.snake = Snake(n_out, normalised=True)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return cast(Tensor, self.snake(self.pointwise(self.depthwise(x_BCHW))))
+        h = separable(x_BCHW, self.depthwise, self.pointwise, "halve", stats=self.training)
+        return cast(Tensor, self.snake(h))
 
 
 class UpConv(nn.Module):
@@ -94,12 +132,19 @@ class UpConv(nn.Module):
     def __init__(self, n_in: int, n_out: int, n_rows: int, *, depthwise: bool = True) -> None:
         super().__init__()
         size, pad = kernel(n_rows, 4)
+        self.depthwise = depthwise
         groups = n_in if depthwise else 1
         self.spread = nn.ConvTranspose2d(n_in, n_in, size, (1, 2), pad, groups=groups)
         self.pointwise = nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return cast(Tensor, self.pointwise(self.spread(x_BCHW)))
+        return self.convolved(x_BCHW, stats=False).y
+
+    def convolved(self, x_BCHW: Tensor, *, stats: bool) -> ops.Convolved:
+        """The same, with the statistics of it if wanted."""
+        if self.depthwise:
+            return separable(x_BCHW, self.spread, self.pointwise, "twice", stats=stats)
+        return separable(self.spread(x_BCHW), None, self.pointwise, "none", stats=stats)
 
 
 class UpBlock(nn.Module):
@@ -111,7 +156,7 @@ class UpBlock(nn.Module):
         self.snake = Snake(n_out, normalised=True)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return cast(Tensor, self.snake(self.conv(x_BCHW)))
+        return cast(Tensor, self.snake(self.conv.convolved(x_BCHW, stats=self.training)))
 
 
 class TokenTable(nn.Module):

@@ -10,13 +10,14 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from tsgen.errors import bad_value
 from tsgen.ops.dropout import n_dropped
+from tsgen.ops.separable_conv import KINDS, out_width
 from tsgen.ops.stft import n_frames
 
 Kernel = Callable[..., None]
@@ -188,6 +189,46 @@ def nearest_code(
     wanted = [counts_K, sums_KD] if stats else [None, None]
     launch(run, [x_ND, codes_KD, ids_N, distance_N, *wanted], (N, K, D))
     return ids_N, distance_N, counts_K, sums_KD
+
+
+def separable_conv(run: Kernel, x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *weights, kind, stats = args
+    B, _, H, W = x.shape
+    O = len(weights[5])
+    y = x.new_empty(B, O, H, out_width(W, kind))
+    mean_O, var_O = (x.new_empty(O if stats else 0) for _ in range(2))
+    wanted = [mean_O, var_O] if stats else [None, None]
+    inputs = [x.contiguous(), *float32(*weights)]
+    launch(run, [*inputs, y, *wanted], separable_sizes(x, weights, kind))
+    return y, mean_O, var_O
+
+
+def separable_conv_backward(
+    run: Kernel,
+    grad: Tensor,
+    grad_mean_O: Tensor,
+    grad_var_O: Tensor,
+    y: Tensor,
+    mean_O: Tensor,
+    x: Tensor,
+    *args: Any,
+) -> list[Tensor]:
+    *weights, kind, stats = args
+    statistics = [grad_mean_O.contiguous(), grad_var_O.contiguous(), y, mean_O]
+    given = [grad.contiguous(), *(statistics if stats else [None] * 4)]
+    inputs = [x.contiguous(), *float32(*weights)]
+    # an op cannot return None
+    grads = [x.new_empty(0) if t is None else torch.empty_like(t) for t in inputs]
+    wanted = [None if t is None else grad for grad, t in zip(grads, inputs, strict=True)]
+    launch(run, [*given, *inputs, *wanted], separable_sizes(x, weights, kind))
+    pairs = zip(grads, (x, *weights), strict=True)
+    return [grad if t is None else grad.to(t.dtype) for grad, t in pairs]
+
+
+def separable_sizes(x: Tensor, weights: Sequence[Tensor | None], kind: str) -> tuple[int, ...]:
+    taps, weight = weights[3], cast(Tensor, weights[5])
+    rows = 1 if taps is None else taps.shape[2]
+    return *x.shape, len(weight), rows, list(KINDS).index(kind)
 
 
 def snake(

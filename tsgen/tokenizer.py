@@ -31,7 +31,7 @@ class Reconstruction(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Spectrogram planes (B, 2C, F, T) to unit latents (B, hidden_dim, H, W)."""
+    """Spectrogram planes (B, 2C, F, T) to latents (B, hidden_dim, H, W) of any length."""
 
     def __init__(self, config: TokenizerConfig, band: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, planes_BGFT: Tensor) -> Tensor:
-        return F.normalize(self.layers(planes_BGFT), dim=1)
+        return cast(Tensor, self.layers(planes_BGFT))
 
 
 class Decoder(nn.Module):
@@ -88,7 +88,10 @@ class Band(nn.Module):
         self.decoder = Decoder(config, band)
 
     def latents(self, x_BCL: Tensor, window_W: Tensor) -> Tensor:
-        """(B, N, hidden_dim) of series (B, C, inner_length), rows first, then time."""
+        """(B, N, hidden_dim) of series (B, C, inner_length), rows first, then time.
+
+        Of any length: the codebook brings them to 1.
+        """
         planes = ops.stft(x_BCL, window_W, self.config.hop, self.rows)
         return cast(Tensor, self.encoder(planes).flatten(2).mT)
 
@@ -124,7 +127,7 @@ class Tokenizer(nn.Module):
         total = torch.zeros_like(x_BCL)
         loss, parts, counts = x_BCL.new_zeros(()), {}, []
         for i, (band, target) in enumerate(zip(self.each(), self.targets(inner), strict=True)):
-            q: Quantised = band.codebook(band.latents(inner, self.window_W))
+            q: Quantised = band.codebook(band.latents(inner, self.window_W), unit=True)
             x_hat = band.series(q.z_BND, self.window_W)
             error = (F.mse_loss if i == 0 else F.l1_loss)(x_hat, target)
             loss = loss + error + q.loss
@@ -167,7 +170,9 @@ class Tokenizer(nn.Module):
     def encode(self, x_BCL: Tensor) -> list[Tensor]:
         """Token ids of every band: (B, N) int64 each, rows first, then time."""
         inner = self.prepare(x_BCL)
-        return [band.codebook.encode(band.latents(inner, self.window_W)) for band in self.each()]
+        latents = [band.latents(inner, self.window_W) for band in self.each()]
+        pairs = zip(self.each(), latents, strict=True)
+        return [band.codebook.encode(z_BND, unit=True) for band, z_BND in pairs]
 
     @torch.no_grad()
     def decode(self, ids: list[Tensor]) -> Tensor:

@@ -8,10 +8,12 @@ from tsgen.ops.masked_cross_entropy import masked_cross_entropy
 from tsgen.ops.nearest_code import Nearest, nearest_code
 from tsgen.ops.philox import philox, uniforms
 from tsgen.ops.sample_code import sample_code
+from tsgen.ops.separable_conv import Convolved, separable_conv
 from tsgen.ops.snake import snake
 from tsgen.ops.stft import stft
 
 __all__ = [
+    "Convolved",
     "Nearest",
     "attention",
     "dropout",
@@ -21,6 +23,7 @@ __all__ = [
     "nearest_code",
     "philox",
     "sample_code",
+    "separable_conv",
     "snake",
     "stft",
     "uniforms",
