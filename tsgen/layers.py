@@ -38,7 +38,7 @@ class Snake(nn.Module):
 
 
 @torch.no_grad()
-def update(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, n: int) -> None:
+def update(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, n: int) -> None:
     """Take the mean and the biased variance of n numbers a channel into the moving averages."""
     rate = cast(float, norm.momentum)
     cast(Tensor, norm.running_mean).lerp_(mean_C, rate)
