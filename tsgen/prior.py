@@ -145,6 +145,10 @@ class Prior(nn.Module):
 
     def hidden(self, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None) -> Tensor:
         """What the head's last layer gets, for every position: (B, N, D)."""
+        return self.transform(self.inputs(ids_BN, class_B, low_BM))
+
+    def inputs(self, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None) -> Tensor:
+        """What the blocks get: (B, 1 + N, D), the class first."""
         embed_KE, weight_DE = self.embed(), self.project_in.weight
         weight_DE = weight_DE[:, -embed_KE.shape[1] :]
         if self.training and self.dropout:
@@ -154,20 +158,28 @@ class Prior(nn.Module):
         else:
             tokens_BND = F.embedding(ids_BN, F.linear(embed_KE, weight_DE))
         context_BND = None if low_BM is None else self.fold_context(low_BM)
-        return self.transform(added_up(tokens_BND, *self.fold_places(), class_B, context_BND))
+        return added_up(tokens_BND, *self.fold_places(), class_B, context_BND)
 
-    def transform(self, x_BTD: Tensor, positions_BM: Tensor | None = None) -> Tensor:
+    def transform(
+        self, x_BTD: Tensor, positions_BM: Tensor | None = None, masked_BN: Tensor | None = None
+    ) -> Tensor:
         """Blocks and head but its last layer, for all positions or those asked for.
 
         x_BTD:         (B, 1 + N, D), the class first
         positions_BM:  (B, M) int64 in [0, N); the last layer computes only these
-        returns:       (B, N or M, D)
+        masked_BN:     (B, N) bool, instead: as many as there may be in each row
+        returns:       (B, N, D), (B, M, D), or (R, D) for R that are masked
         """
         *early, last = self.blocks
         for block in early:
             x_BTD = block(x_BTD)
-        x_BMD = last(x_BTD)[:, 1:] if positions_BM is None else last(x_BTD, positions_BM + 1)
-        return cast(Tensor, self.head_norm(F.gelu(self.head_in(x_BMD))))
+        if positions_BM is not None:
+            x = last(x_BTD, positions_BM + 1)
+        elif masked_BN is not None:
+            x = last(x_BTD, F.pad(masked_BN, (1, 0)).flatten().nonzero()[:, 0])
+        else:
+            x = last(x_BTD)[:, 1:]
+        return cast(Tensor, self.head_norm(F.gelu(self.head_in(x))))
 
     def see(self, codes: list[Tensor]) -> None:
         """Take the codes (K, code_dim) of each band of a trained tokenizer."""
@@ -208,10 +220,11 @@ class Prior(nn.Module):
         low_BM: Tensor | None = None,
     ) -> Tensor:
         """Mean cross-entropy in nats over the masked positions; logits exist for those only."""
-        h_BND = self.hidden(torch.where(masked_BN, self.n_codes, ids_BN), class_B, low_BM)
-        rows_R = masked_BN.flatten().nonzero()[:, 0]
+        x_BTD = self.inputs(torch.where(masked_BN, self.n_codes, ids_BN), class_B, low_BM)
+        h_RD = self.transform(x_BTD, masked_BN=masked_BN)
+        every_R = torch.arange(len(h_RD), device=h_RD.device)
         return ops.masked_cross_entropy(
-            h_BND.flatten(0, 1), self.head(), self.head_bias, rows_R, ids_BN.flatten()[rows_R]
+            h_RD, self.head(), self.head_bias, every_R, ids_BN[masked_BN]
         )
 
 
