@@ -31,6 +31,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
     "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
     "snake": {"torch": FLOATS, "cpu": (F32,)},
+    "sum_taps": {"torch": FLOATS, "cpu": (F32,)},
     "dropout": {"torch": FLOATS, "cpu": (F32,)},
     "philox": {"torch": (torch.int64,), "cpu": (torch.int64,)},
 }

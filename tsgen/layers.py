@@ -38,7 +38,7 @@ class Snake(nn.Module):
 
 
 @torch.no_grad()
-def update(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, n: int) -> None:
+def update(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, n: int) -> None:
     """Take the mean and the biased variance of n numbers a channel into the moving averages."""
     rate = cast(float, norm.momentum)
     cast(Tensor, norm.running_mean).lerp_(mean_C, rate)
@@ -227,8 +227,9 @@ class Attention(nn.Module):
     def heads(self, x_BND: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, N, parts * H * D) to `parts` views of (B, H, N, D)."""
         B, N, _ = x_BND.shape
-        split = x_BND.view(B, N, parts, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        return split.unbind()
+        # unbound before transposed: the gradients are put together where they belong, in one copy
+        parts_BNHD = x_BND.view(B, N, parts, self.n_heads, -1).unbind(2)
+        return tuple(part.transpose(1, 2) for part in parts_BNHD)
 
 
 class FeedForward(nn.Module):
