@@ -152,8 +152,8 @@ def milliseconds(seconds: float) -> str:
 
 SCALING_NOTE = """Milliseconds, medians, rivals in turn; from `benchmarks/results/scaling.json`,
 which `python benchmarks/scaling.py` measures. Sampling is that of preset timevqvae with random
-weights, tokens and series, 10 + 10 steps; what does not change is 256 series of 128 samples and 1024
-codes. Engine torch computes 64 series at a time even where fewer are asked for. {places}."""
+weights, tokens and series, 10 + 10 steps; what does not change is 256 series of 128 samples and
+1024 codes. Engine torch computes 64 series at a time even where fewer are asked for. {places}."""
 UNITS = {"gflop_per_s": "GFLOP/s", "gb_per_s": "GB/s"}
 BENCHMARKS_HEAD = """# Every CPU kernel beside its rivals
 
