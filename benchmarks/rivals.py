@@ -2,9 +2,10 @@
 
     python benchmarks/rivals.py [OP ...] [--rounds 30] [--threads N]
 
-Rivals take turns in one process; a kernel or a rival is timed only after it has matched; rows go to
-results/rivals.json with the machine's own ceilings (matrix product and copy, same run). faiss and
-vector_quantize_pytorch take part where they are importable: pip install -e ".[bench]".
+Rivals take turns in one process; a kernel or a rival is timed only after it has matched. Rows go to
+results/rivals.json, with the machine's own ceilings (matrix product and copy, same run); those of
+some ops only are printed. faiss and vector_quantize_pytorch take part where they are importable:
+pip install -e ".[bench]".
 """
 
 import argparse
@@ -211,6 +212,9 @@ def main() -> None:
                 rows[key] = row(op, shape, seconds, what == "forward", top)
                 ahead = {k: round(v, 2) for k, v in rows[key]["times_faster_than"].items()}
                 print(f"{key}: {1e3 * rows[key]['p50_s']:.3f} ms, times faster than {ahead}")
+    if args.ops != native:
+        print("some ops only: nothing is saved")
+        return
     about = {"ceilings": top, "machine": measure.machine()}
     measure.save("rivals", {f"threads: {args.threads}": {"rows": rows, **about}})
 
