@@ -85,25 +85,12 @@ def ceilings(rounds: int, device: str = "cpu") -> dict[str, float]:
     return {"gflop_per_s": 2e-9 * side**3 / fast["mm"], "gb_per_s": 8e-9 * n / fast["copy"]}
 
 
-def flops(op: str, shape: Any) -> float:
-    """Additions and multiplications of the products in an op; 0 where memory is what counts."""
-    if op == "nearest_code":
-        N, K, D, _ = shape
-        return float(2 * N * K * D)
-    if op == "attention":
-        B, H, M, N, D, *_ = shape
-        return float(4 * B * H * M * N * D)
-    if op in ("sample_code", "masked_cross_entropy"):
-        R, K, D = shape[:3] if op == "sample_code" else shape[1:4]
-        return float(2 * R * K * D)
-    return 0.0
-
-
 def rates(op: str, shape: Any, dtype: torch.dtype, p50_s: float, top: Any) -> dict[str, float]:
     """GFLOP/s, or GB/s of the least traffic possible, and the fraction of the ceiling `top`."""
-    unit, work = "gflop_per_s", flops(op, shape)
-    if not work:
-        unit, work = "gb_per_s", dispatch.module(op).bytes_moved(shape, dtype)
+    module = dispatch.module(op)
+    unit, work = "gflop_per_s", module.flops(shape) if hasattr(module, "flops") else 0
+    if not work:  # there are no products
+        unit, work = "gb_per_s", module.bytes_moved(shape, dtype)
     rate = work / p50_s / 1e9
     return {unit: rate, "of_ceiling": rate / top[unit]}
 
@@ -133,5 +120,10 @@ def backward(run: Callable[..., Any], inputs: Any, wanted: tuple[int, ...]) -> R
         if args[i] is not None:
             args[i] = args[i].detach().requires_grad_()
             leaves.append(args[i])
-    grad = torch.ones_like(run(*args))
-    return lambda: torch.autograd.grad(run(*args), leaves, grad)
+
+    def parts() -> list[Tensor]:
+        out = run(*args)
+        return [out] if isinstance(out, Tensor) else [t for t in out if t.numel()]
+
+    grads = [torch.ones_like(t) for t in parts()]
+    return lambda: torch.autograd.grad(parts(), leaves, grads)
