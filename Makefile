@@ -1,4 +1,5 @@
-# make demo | test | check | bench | sanitize | gpu | models | clean.   All but gpu set up .venv.
+# make demo | test | check | bench | sanitize | interpret | gpu | models | clean.
+# All but gpu set up .venv.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 PACKAGE := pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 
-.PHONY: demo test check bench sanitize gpu models clean
+.PHONY: demo test check bench sanitize interpret gpu models clean
 
 demo: $(VENV)/.installed-viz
 	$(BIN)/python -m tsgen demo --out demo
@@ -35,6 +36,16 @@ sanitize: $(VENV)/.installed-test
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py tests/test_engine_cpu.py \
 	  -k "(cpu or instruction_set or threads) and not ctrl_c"
+
+# Triton's kernels without a GPU: interpreted, and compiled for several by this and an older Triton.
+OLDEST_TRITON := triton==3.6.0
+interpret: $(VENV)/.installed-test build/$(OLDEST_TRITON)
+	TRITON_INTERPRET=1 TSGEN_REQUIRE=triton $(BIN)/python -m pytest -q tests/test_ops.py -k triton
+	TSGEN_OLD_TRITON=build/$(OLDEST_TRITON) $(BIN)/python -m pytest -q tests/test_triton_compile.py
+
+build/$(OLDEST_TRITON): $(VENV)/.base
+	$(BIN)/python -m pip install --no-deps --target $@.new "$(OLDEST_TRITON)"
+	mv $@.new $@
 
 models: $(VENV)/.installed-viz
 	$(BIN)/python benchmarks/train_bundled.py

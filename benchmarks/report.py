@@ -90,7 +90,8 @@ def kernels() -> list[str]:
     note = "Rivals: the plain PyTorch baseline of the op, torch.stft, torch.istft, bare"
     out += ["", f"{note} scaled_dot_product_attention,"]
     out += [
-        "addmm + argmin, FAISS, multinomial, Gumbel, cumsum + searchsorted, whichever is fastest."
+        "addmm or cdist and argmin, FAISS, vector-quantize-pytorch, Categorical, multinomial,",
+        "Gumbel, cumsum + searchsorted, whichever is fastest.",
     ]
     return [*out, f"Every shape: [docs/benchmarks.md](docs/benchmarks.md). {places(found)}.", ""]
 
@@ -124,9 +125,35 @@ def every_kernel() -> str:
             ahead = ", ".join(f"{k} {v:.2f}" for k, v in row["times_faster_than"].items())
             out.append(f"| {key} | {times} | {rate} | {ahead} |")
         out.append("")
-    return "\n".join(out)
+    return "\n".join([*out, *scaling()])
 
 
+def scaling() -> list[str]:
+    """How time grows with each size, a row for every rival."""
+    runs = results("scaling")
+    if not runs:
+        return []
+    out = ["## How time grows", "", SCALING_NOTE.format(places=places(runs)), ""]
+    for what in dict.fromkeys(key for run in runs.values() for key in run if key != "machine"):
+        sizes = list(dict.fromkeys(size for run in runs.values() for size in run[what]))
+        out += [f"| {what} | {' | '.join(sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+        for threads, run in runs.items():
+            for name in dict.fromkeys(name for row in run[what].values() for name in row):
+                rows = [run[what].get(size, {}).get(name) for size in sizes]
+                cells = [milliseconds(row["p50_s"]) if row else "" for row in rows]
+                out.append(f"| {name}, {threads} | {' | '.join(cells)} |")
+        out.append("")
+    return out
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f}" if seconds >= 1 else f"{1e3 * seconds:.3g}"
+
+
+SCALING_NOTE = """Milliseconds, medians, rivals in turn; from `benchmarks/results/scaling.json`,
+which `python benchmarks/scaling.py` measures. Sampling is that of preset timevqvae with random
+weights, tokens and series, 10 + 10 steps; what does not change is 256 series of 128 samples and
+1024 codes. Engine torch computes 64 series at a time even where fewer are asked for. {places}."""
 UNITS = {"gflop_per_s": "GFLOP/s", "gb_per_s": "GB/s"}
 BENCHMARKS_HEAD = """# Every CPU kernel beside its rivals
 
@@ -181,6 +208,14 @@ def rest() -> list[str]:
             "- Bundled `cbf`: ridge on ROCKET features of 1,000 generated series is right on",
             f"  {100 * row['tstr']:.1f} % of the real CBF test set; trained on the 30 real ones, on"
             f" {100 * row['trtr']:.1f} %.",
+        ]
+    for key, row in results("memory").items():
+        steps = row["steps"] if isinstance(row["steps"], list) else [row["steps"]] * 2
+        cost = f"{row['minutes']:.0f} minutes, {row['bytes'] / 1e6:.0f} MB"
+        out += [
+            f"- {key} of bundled `cbf` to disk in {' + '.join(map(str, steps))} steps ({cost}):",
+            f"  at most {row['peak_mb']:.0f} MB of memory, {row['grown_mb']:+.1f} MB from the"
+            " second minute to the last.",
         ]
     for row in results("import_time").values():
         out += [

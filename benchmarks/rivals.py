@@ -2,43 +2,48 @@
 
     python benchmarks/rivals.py [OP ...] [--rounds 30] [--threads N]
 
-Rivals take turns in one process; a kernel is timed only after it has matched; rows go to
-results/rivals.json with the machine's own ceilings (matrix product and copy, same run). faiss and
-vector_quantize_pytorch take part where they are importable.
+Rivals take turns in one process; a kernel or a rival is timed only after it has matched. Rows go to
+results/rivals.json, with the machine's own ceilings (matrix product and copy, same run); those of
+some ops only are printed. faiss and vector_quantize_pytorch take part where they are importable:
+pip install -e ".[bench]".
 """
 
 import argparse
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import measure
 import torch
 import torch.nn.functional as F
+from measure import Run
 from torch import Tensor
+from torch.distributions import Categorical
 
 from tsgen import dispatch
+from tsgen.measure import backward, ceilings, exact, mismatch, rates
+from tsgen.ops import Nearest
 
-Run = Callable[[], object]
 KERNEL = "tsgen"
+SECONDS = 60  # for one shape
+ALLOWED = 1e-4  # relative error of a rival: some are less exact than a kernel has to be
+DEVIATIONS = 5  # of a mean over the rows, where a rival draws with numbers of its own
 
 
-def ceilings(rounds: int) -> dict[str, float]:
-    """What this machine reaches: float32 matrix products, and copies (bytes read and written)."""
-    a, b, big = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.randn(2**24)
-    to = torch.empty_like(big)
-    seconds = measure.interleaved({"mm": lambda: a @ b, "copy": lambda: to.copy_(big)}, rounds)
-    fast = {name: min(times) for name, times in seconds.items()}
-    return {"gflop_per_s": 2 * 1024**3 / fast["mm"] / 1e9, "gb_per_s": 2**27 / fast["copy"] / 1e9}
+class Rival(NamedTuple):
+    """Somebody else's way to the same."""
+
+    run: Run
+    wrong: Callable[[Any], float]  # error of what it returns, of what is allowed
 
 
-def stft_rivals(x: Tensor, window: Tensor, hop: int, first: int, end: int) -> dict[str, Run]:
+def stft_rivals(x: Tensor, window: Tensor, hop: int, first: int, end: int) -> dict[str, Rival]:
     def planes() -> Tensor:
         X = torch.stft(x.flatten(0, 1), len(window), hop, window=window, return_complex=True)
         parts = torch.view_as_real(X[:, first:end]).permute(0, 3, 1, 2)
         return parts.reshape(x.shape[0], -1, end - first, X.shape[2])
 
-    return {"torch.stft": planes}
+    return {"torch.stft": Rival(planes, like_baseline("stft", x, window, hop, first, end))}
 
 
 def istft_rivals(planes: Tensor, window: Tensor, hop: int, first: int, length: int) -> Any:
@@ -49,15 +54,32 @@ def istft_rivals(planes: Tensor, window: Tensor, hop: int, first: int, length: i
         X = F.pad(
             torch.view_as_complex(parts), (0, 0, first, len(window) // 2 + 1 - first - n_rows)
         )
-        return torch.istft(X, len(window), hop, window=window, length=length)
+        return torch.istft(X, len(window), hop, window=window, length=length).view(B, G // 2, -1)
 
-    return {"torch.istft": series}
+    wrong = like_baseline("istft", planes, window, hop, first, length)
+    return {"torch.istft": Rival(series, wrong)}
 
 
-def nearest_rivals(x: Tensor, codes: Tensor, stats: bool) -> dict[str, Run]:
+def like_baseline(op: str, *inputs: Any) -> Callable[[Any], float]:
+    """How far a result lies from the baseline's in float64, by the op's own measure."""
+    module, as_float64 = dispatch.module(op), exact(inputs)
+    ref = module.baseline(*as_float64)
+    return lambda out: module.error(out, ref, *as_float64) / ALLOWED  # type: ignore[no-any-return]
+
+
+def nearest_rivals(x: Tensor, codes: Tensor, stats: bool) -> dict[str, Rival]:
+    x64, codes64 = x.double(), codes.double()
+    judge = like_baseline("nearest_code", x, codes, False)
+
+    def wrong(ids: Any) -> float:
+        ids_N = torch.as_tensor(ids).reshape(-1)
+        distance_N = (x64 - codes64[ids_N]).square().sum(-1)
+        return judge(Nearest(ids_N, distance_N, ids_N.new_empty(0), x64[:0]))
+
     half = codes.square().sum(1) / 2
-    rivals: dict[str, Run] = {
-        "addmm + argmin": lambda: torch.addmm(half, x, codes.T, alpha=-1).argmin(1)
+    runs: dict[str, Run] = {
+        "addmm + argmin": lambda: torch.addmm(half, x, codes.T, alpha=-1).argmin(1),
+        "cdist + argmin": lambda: torch.cdist(x, codes).argmin(1),
     }
     if importlib.util.find_spec("faiss"):
         import faiss
@@ -65,32 +87,61 @@ def nearest_rivals(x: Tensor, codes: Tensor, stats: bool) -> dict[str, Run]:
         faiss.omp_set_num_threads(torch.get_num_threads())
         index = faiss.IndexFlatL2(codes.shape[1])
         index.add(codes.numpy())
-        rivals["faiss"] = lambda: index.search(x.numpy(), 1)
-    return rivals
+        runs["faiss"] = lambda: index.search(x.numpy(), 1)[1]
+    if importlib.util.find_spec("vector_quantize_pytorch"):
+        runs["vector-quantize-pytorch"] = vector_quantize(x, codes, stats)
+    return {name: Rival(run, wrong) for name, run in runs.items()}
 
 
-def attention_rivals(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> dict[str, Run]:
-    return {"bare SDPA": lambda: F.scaled_dot_product_attention(q, k, v)}
+def vector_quantize(x: Tensor, codes: Tensor, stats: bool) -> Run:
+    """Its whole layer: in training, with statistics, it also moves its codes."""
+    from vector_quantize_pytorch import VectorQuantize
+
+    layer = VectorQuantize(dim=x.shape[1], codebook_size=len(codes)).train(stats)
+    layer._codebook.embed.data.copy_(codes[None])
+    layer._codebook.embed_avg.data.copy_(codes[None])
+    return torch.no_grad()(lambda: layer(x[None])[1])  # type: ignore[no-any-return]
 
 
-def sample_rivals(h: Tensor, u: Tensor, weight: Any, bias: Any, *_: Any) -> dict[str, Run]:
+def attention_rivals(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> dict[str, Rival]:
+    wrong = like_baseline("attention", q, k, v, None, None, None, None)
+    return {"bare SDPA": Rival(lambda: F.scaled_dot_product_attention(q, k, v), wrong)}
+
+
+def sample_rivals(h: Tensor, u: Tensor, weight: Any, bias: Any, *_: Any) -> dict[str, Rival]:
     def logits() -> Tensor:
         return h if weight is None else F.linear(h, weight, bias)
 
     def searched() -> Tensor:
         return torch.searchsorted(logits().softmax(-1).cumsum(-1), u.float()[:, None])
 
-    rivals: dict[str, Run] = {
+    logp_RK = logits().double().log_softmax(-1)
+
+    def unlawful(ids: Tensor) -> float:
+        """How far the mean log-probability of what was drawn is from its expectation."""
+        drawn_R = logp_RK.gather(1, ids.view(-1, 1).clamp_max(logp_RK.shape[1] - 1))[:, 0]
+        p_RK = logp_RK.exp()
+        mean_R = (p_RK * logp_RK).sum(-1)
+        variance_R = (p_RK * logp_RK.square()).sum(-1) - mean_R.square()
+        return float((drawn_R - mean_R).sum().abs() / variance_R.sum().sqrt() / DEVIATIONS)
+
+    runs: dict[str, Run] = {
+        "Categorical": lambda: Categorical(logits=logits()).sample(),
         "multinomial": lambda: torch.multinomial(logits().softmax(-1), 1),
         "Gumbel": lambda: (logits() - torch.empty_like(logits()).exponential_().log()).argmax(-1),
         "cumsum + searchsorted": searched,
     }
+    rivals = {name: Rival(run, unlawful) for name, run in runs.items()}
     if weight is not None:
-        rivals["the product alone"] = logits
+        product = F.linear(*exact((h, weight, bias)))
+        scale = product.abs().amax() * ALLOWED
+        rivals["the product alone"] = Rival(
+            logits, lambda out: float((out - product).abs().amax() / scale)
+        )
     return rivals
 
 
-RIVALS: dict[str, Callable[..., dict[str, Run]]] = {
+RIVALS: dict[str, Callable[..., dict[str, Rival]]] = {
     "stft": stft_rivals,
     "istft": istft_rivals,
     "nearest_code": nearest_rivals,
@@ -99,42 +150,17 @@ RIVALS: dict[str, Callable[..., dict[str, Run]]] = {
 }
 
 
-def flops(op: str, shape: Any) -> float:
-    """Additions and multiplications of the products in an op; 0 where memory is what counts."""
-    if op == "nearest_code":
-        N, K, D, _ = shape
-        return 2.0 * N * K * D
-    if op == "attention":
-        B, H, M, N, D, *_ = shape
-        return 4.0 * B * H * M * N * D
-    if op in ("sample_code", "masked_cross_entropy"):
-        R, K, D = shape[:3] if op == "sample_code" else shape[1:4]
-        return 2.0 * R * K * D
-    return 0.0
-
-
-def backward(run: Callable[..., Any], inputs: Any, wanted: tuple[int, ...]) -> Run:
-    """Forward and backward of one call."""
-    args = list(inputs)
-    leaves = []
-    for i in wanted:
-        if args[i] is not None:
-            args[i] = args[i].detach().requires_grad_()
-            leaves.append(args[i])
-    grad = torch.ones_like(run(*args))
-    return lambda: torch.autograd.grad(run(*args), leaves, grad)
-
-
 def cases(op: str, shape: Any) -> dict[str, dict[str, Run]]:
     """The rivals of one shape: forward, and forward with backward where there is one."""
     module = dispatch.module(op)
     inputs = module.make_inputs(shape, "cpu", torch.float32)
     kernel, gradient = dispatch.load(op, "cpu"), getattr(module, "Gradient", None)
-    exact = [t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs]
-    error = module.error(kernel(*inputs), module.baseline(*exact), *exact)
-    assert error <= module.TOLERANCE[torch.float32], (op, shape, error)
-    rivals = RIVALS.get(op, lambda *_: {})(*inputs)
-    forward: dict[str, Run] = {"baseline": lambda: module.baseline(*inputs), **rivals}
+    errors = {KERNEL: mismatch(op, "cpu", inputs)}
+    forward: dict[str, Run] = {"baseline": lambda: module.baseline(*inputs)}
+    for name, rival in RIVALS.get(op, lambda *_: {})(*inputs).items():
+        errors[name] = rival.wrong(rival.run())
+        forward[name] = rival.run
+    assert max(errors.values()) <= 1, (op, shape, errors)
     out = {"forward": forward | {KERNEL: lambda: kernel(*inputs)}}
     if gradient is not None:
         both = {
@@ -152,14 +178,8 @@ def row(op: str, shape: Any, seconds: dict[str, list[float]], forward: bool, top
     """One line of results: times, rates, fraction of the ceiling, and how far ahead of whom."""
     ours = measure.summary(seconds[KERNEL])
     out: dict[str, Any] = {key: value for key, value in ours.items() if key != "all_s"}
-    work = flops(op, shape)
-    if forward and work:
-        out["gflop_per_s"] = work / ours["p50_s"] / 1e9
-        out["of_ceiling"] = out["gflop_per_s"] / top["gflop_per_s"]
-    elif forward:
-        n_bytes = dispatch.module(op).bytes_moved(shape, torch.float32)
-        out["gb_per_s"] = n_bytes / ours["p50_s"] / 1e9
-        out["of_ceiling"] = out["gb_per_s"] / top["gb_per_s"]
+    if forward:
+        out |= rates(op, shape, torch.float32, ours["p50_s"], top)
     out["times_faster_than"] = {
         name: measure.ratio(times, seconds[KERNEL])
         for name, times in seconds.items()
@@ -168,11 +188,17 @@ def row(op: str, shape: Any, seconds: dict[str, list[float]], forward: bool, top
     return out
 
 
+def rounds(rivals: dict[str, Run], most: int) -> int:
+    """As many as fit into the time for one shape, at least 5: a rival may take 1,000 times ours."""
+    one = sum(seconds for (seconds,) in measure.interleaved(rivals, 1).values())
+    return max(5, min(most, int(SECONDS / one)))
+
+
 def main() -> None:
     native = [op for op, columns in dispatch.TABLE.items() if "cpu" in columns and op != "philox"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ops", nargs="*", default=native)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=30, help="at most, of each shape")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -181,11 +207,14 @@ def main() -> None:
     for op in args.ops:
         for shape in dispatch.module(op).BENCH_SHAPES:
             for what, rivals in cases(op, shape).items():
-                seconds = measure.interleaved(rivals, args.rounds)
+                seconds = measure.interleaved(rivals, rounds(rivals, args.rounds))
                 key = f"{op} {shape} {what}"
                 rows[key] = row(op, shape, seconds, what == "forward", top)
                 ahead = {k: round(v, 2) for k, v in rows[key]["times_faster_than"].items()}
                 print(f"{key}: {1e3 * rows[key]['p50_s']:.3f} ms, times faster than {ahead}")
+    if args.ops != native:
+        print("some ops only: nothing is saved")
+        return
     about = {"ceilings": top, "machine": measure.machine()}
     measure.save("rivals", {f"threads: {args.threads}": {"rows": rows, **about}})
 

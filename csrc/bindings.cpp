@@ -64,6 +64,8 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("snake_backward", bind(tsgen::cpu::snake_backward), no_gil);
   cpu.def("separable_conv", bind(tsgen::cpu::separable_conv), no_gil);
   cpu.def("separable_conv_backward", bind(tsgen::cpu::separable_conv_backward), no_gil);
+  cpu.def("sum_taps", bind(tsgen::cpu::sum_taps), no_gil);
+  cpu.def("sum_taps_backward", bind(tsgen::cpu::sum_taps_backward), no_gil);
   cpu.def("dropout", bind(tsgen::cpu::dropout), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);
   cpu.def("philox4x32", &philox4x32);

@@ -95,6 +95,17 @@ void separable_conv_backward(const float* grad_y, const float* grad_mean, const 
 void dropout(const float* x, const int64_t* seed, const float* residual, float* out, int64_t n,
              int64_t n_dropped, int64_t n_threads);
 
+// h = y Φ(y),  y[b, n] = bias + sum_t products[b, source[n + t - T / 2], t], nothing from outside
+// products (B, M, T, F), source (N) in [0, M), bias (F), h (B, N, F); mean and var (F) of h over B
+// and N. Backward: the gradients of products and bias.
+void sum_taps(const float* products, const int64_t* source, const float* bias, float* h,
+              float* mean, float* var, int64_t B, int64_t M, int64_t T, int64_t F, int64_t N,
+              int64_t n_threads);
+void sum_taps_backward(const float* grad_h, const float* grad_mean, const float* grad_var,
+                       const float* mean, const float* products, const int64_t* source,
+                       const float* bias, float* grad_products, float* grad_bias, int64_t B,
+                       int64_t M, int64_t T, int64_t F, int64_t N, int64_t n_threads);
+
 // ids[n] = argmin_k |x[n] - codes[k]|², and that distance    x (N, D), codes (K, D)
 // A row that is not finite: id 0, distance NaN. A code that is not is never chosen. counts (K) and
 // sums (K, D) of the rows of each code, or both null.

@@ -333,6 +333,31 @@ def kept(seed: int, n: int = 1 << 20, p: float = 0.3, backend: str | None = None
     return ops.dropout(torch.ones(n), p, torch.tensor([seed]), backend=backend).gt(0).double()
 
 
+class TestSumTaps:
+    def test_threads_do_not_matter(self):
+        device_for("sum_taps", "cpu", torch.float32)
+        inputs = OPS["sum_taps"].make_inputs((37, 8, 7, 130, 61), "cpu", torch.float32)
+        out = run("sum_taps", inputs, "cpu")
+        backward = torch.ops.tsgen.sum_taps_backward.default
+        grads = backward(*out, out[1], *inputs, backend="cpu")
+        with threads(3):
+            assert_same(out, run("sum_taps", inputs, "cpu"))
+            assert_same(grads, backward(*out, out[1], *inputs, backend="cpu"))
+
+    def test_variance_of_what_hardly_varies(self):
+        device_for("sum_taps", "cpu", torch.float32)
+        products = 1000 + torch.randn(64, 4, 1, 20)
+        exact = products.double().flatten(0, 2).var(0, correction=0)
+        out = ops.sum_taps(products, torch.arange(4), torch.zeros(20), backend="cpu")
+        torch.testing.assert_close(out.var_F.double(), exact, rtol=1e-4, atol=0)
+
+    def test_refuses_tokens_that_do_not_exist(self):
+        device_for("sum_taps", "cpu", torch.float32)
+        for source_N in (torch.tensor([0, 3]), torch.tensor([-1, 0])):
+            with pytest.raises(ValueError, match="source: wanted tokens from 0 to 2"):
+                ops.sum_taps(torch.ones(1, 3, 1, 2), source_N, torch.ones(2), backend="cpu")
+
+
 class TestDropout:
     def test_drops_as_many_as_asked(self):
         n = 1 << 20
@@ -442,6 +467,14 @@ class TestMaskedCrossEntropy:
                 torch.zeros(2, dtype=torch.int64),
             ),
             "rows, target",
+        ),
+        (
+            lambda: ops.sum_taps(torch.ones(1, 3, 0, 2), torch.tensor([0]), torch.ones(2)),
+            r"products: wanted \(B, M, T, F\), none of them 0, got \(1, 3, 0, 2\)",
+        ),
+        (
+            lambda: ops.sum_taps(torch.ones(1, 3, 1, 2), torch.tensor([0]), torch.ones(3)),
+            r"bias: wanted \(2,\), got \(3,\)",
         ),
         (
             lambda: ops.dropout(torch.ones(2), 1.0, torch.tensor([1])),

@@ -13,7 +13,6 @@ from tsgen.prior import (
     Prior,
     draw_n_masked,
     masked_positions,
-    stretched_conv,
     training_masks,
 )
 
@@ -211,7 +210,7 @@ class TestPlainForm:
     @pytest.mark.parametrize("alignment", ["time", "flat"])
     @pytest.mark.parametrize("length", [32, 61])
     @pytest.mark.parametrize("band", [0, 1])
-    def test_training_is_that_of_the_plain_form(self, band, length, alignment, tables, monkeypatch):
+    def test_training_is_that_of_the_plain_form(self, band, length, alignment, tables):
         network = tiny_network(
             length=length, band_alignment=alignment, prior={"tables": tables, "dropout": 0.0}
         )
@@ -220,32 +219,46 @@ class TestPlainForm:
         masked_BN, class_B = torch.rand(ids[band].shape) < 0.6, torch.tensor([0, 1, 2, 3, 3, 0])
         low = ids[:band]
 
-        def gradients() -> list[Tensor]:
-            loss = prior.loss(ids[band], masked_BN, class_B, *low)
-            return [loss, *torch.autograd.grad(loss, list(prior.parameters()))]
+        seen_BN = torch.where(masked_BN, prior.n_codes, ids[band])
+        logits_RK = F.linear(
+            plain_hidden(prior, seen_BN, class_B, *low)[masked_BN], prior.head(), prior.head_bias
+        )
+        plain = F.cross_entropy(logits_RK, ids[band][masked_BN])
+        weights = list(prior.parameters())
+        wanted = torch.autograd.grad(plain, weights)
+        ours = prior.loss(ids[band], masked_BN, class_B, *low)
+        assert_close(ours, plain, rtol=1e-10, atol=0)
+        for mine, other in zip(torch.autograd.grad(ours, weights), wanted, strict=True):
+            assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
-        ours = gradients()
-        monkeypatch.setattr(Prior, "hidden", plain_hidden)
-        for mine, plain in zip(ours, gradients(), strict=True):
-            assert_close(mine, plain, rtol=1e-10, atol=1e-12)
-
-    @pytest.mark.parametrize("taps", [1, 3, 7])
     @pytest.mark.parametrize(
         ("M", "N"), [(8, 64), (3, 14), (5, 5), (9, 4), (1, 10), (2, 1), (7, 61)]
     )
-    def test_stretching_products_is_stretching_tokens(self, M, N, taps):
-        conv = torch.nn.Conv1d(4, 6, taps, padding="same").double()
-        x_BME = torch.randn(3, M, 4, dtype=torch.float64, requires_grad=True)
-        weight_BNF = torch.randn(3, N, 6, dtype=torch.float64)
+    @pytest.mark.parametrize(("taps", "dilation"), [(1, 1), (3, 1), (7, 2)])
+    def test_stretching_products_is_stretching_tokens(self, M, N, taps, dilation):
+        context = Context(tiny_config(band_alignment="flat")).double().train()
+        context.dropout = 0.0
+        context.conv_in = torch.nn.Conv1d(8, 16, taps, padding="same").double()
+        context.conv_out = torch.nn.Conv1d(16, 8, taps, padding="same", dilation=dilation).double()
+        for p in context.norm.parameters():
+            torch.nn.init.normal_(p)
+        x_BME = torch.randn(3, M, 8, dtype=torch.float64, requires_grad=True)
+        weight_DE, asked_BDN = torch.randn(5, 8).double(), torch.randn(3, 5, N).double()
+        weights = [p for name, p in context.named_parameters() if not name.startswith("embed")]
 
-        def gradients(y_BNF: Tensor) -> list[Tensor]:
-            inputs = [x_BME, *conv.parameters()]
-            return [y_BNF, *torch.autograd.grad((y_BNF * weight_BNF).sum(), inputs)]
+        def gradients(y_BDN: Tensor) -> list[Tensor]:
+            back = torch.autograd.grad((y_BDN * asked_BDN).sum(), [x_BME, *weights])
+            return [y_BDN, *back]
 
-        ours = gradients(stretched_conv(x_BME, conv, N))
-        plain = gradients(conv(F.interpolate(x_BME.mT, size=N, mode="nearest")).mT)
-        for mine, other in zip(ours, plain, strict=True):
-            assert_close(mine, other, rtol=1e-10, atol=1e-12)
+        ours = gradients(context.convolved(x_BME, N, weight_DE))
+        statistics = [context.norm.running_mean.clone(), context.norm.running_var.clone()]
+        context.norm.reset_running_stats()
+        y = context.conv_in(F.interpolate(x_BME.mT, size=N, mode="nearest"))
+        y = context.conv_out(context.norm(F.gelu(y)))
+        plain = [*gradients((y.mT @ weight_DE.T).mT)]
+        plain += [context.norm.running_mean, context.norm.running_var]
+        for mine, other in zip([*ours, *statistics], plain, strict=True):
+            assert_close(mine, other, rtol=1e-10, atol=1e-11)
 
 
 class TestContext:

@@ -22,7 +22,7 @@ TARGETS = {  # Triton's name of it, and the shared memory that a program may hav
 }
 DTYPES = ["fp32", "bf16"]
 # A folder with an older Triton beside the installed one, see `make interpret`.
-VERSIONS = ["", *filter(None, os.environ.get("TSGEN_TRITON_OLDEST", "").split(os.pathsep))]
+VERSIONS = ["", *filter(None, [os.environ.get("TSGEN_OLD_TRITON", "")])]
 MATRIX = {"cuda": r"\b(HMMA|HGMMA)\b", "hip": r"\bv_mfma_"}  # on tensor cores
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsgen.config import SamplingConfig, TokenizerConfig
-from tsgen.errors import ArgumentTypeError, bad_type, bad_value
+from tsgen.errors import ArgumentTypeError, FileError, bad_type, bad_value
 
 Indices = range | NDArray[np.int64]
 
@@ -115,3 +115,10 @@ def path(value: object, name: str = "path") -> Path:
     if not isinstance(text, str) or not text or "\0" in text:
         raise bad_value(name, "a path of text without NUL", repr(text))
     return Path(text)
+
+
+def writable_file(value: Path) -> None:
+    """Refuse a file that has nowhere to be."""
+    if value.is_dir() or not value.parent.is_dir():
+        got = "a folder" if value.is_dir() else f"no folder {value.parent}"
+        raise FileError(f"{value}: wanted a file in a folder, got {got}")

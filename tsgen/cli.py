@@ -143,6 +143,22 @@ def sampling(new: Parser) -> None:
     own.add_argument("--top-p", type=float, help="only the likeliest codes of this total")
 
 
+def benched(new: Parser) -> None:
+    new.add_argument("--op", nargs="+", metavar="OP", help="time only these, and no sampling")
+    new.add_argument("--model", metavar="MODEL", help="time its sampling (cbf)")
+    new.add_argument("--n", type=int, default=256, help="series to draw a round (256)")
+    new.add_argument("--rounds", type=int, default=10, help="in which all take their turn (10)")
+    new.add_argument("--threads", type=int, help="of the CPU (as many as torch takes)")
+    new.add_argument("--json", metavar="FILE", help="also write what was measured there")
+
+
+def profiled(new: Parser) -> None:
+    new.add_argument("--out", default="trace.json", metavar="FILE", help="trace (trace.json)")
+    new.add_argument("--engine", default="auto", help="of sampling: auto, cpu, torch (auto)")
+    new.add_argument("--n", type=int, default=256, help="series to draw (256)")
+    new.add_argument("--train", type=int, default=0, metavar="STEPS", help="also train (0)")
+
+
 def shown(new: Parser) -> None:
     new.add_argument("--out", default="demo", metavar="FOLDER", help="for what it makes (demo)")
 
@@ -155,5 +171,7 @@ COMMANDS: dict[str, tuple[str, tuple[Callable[[Parser], None], ...]]] = {
     "evaluate": ("score a model beside real data: FID, TSTR", (model, evaluated, sampling)),
     "info": ("print versions, devices, backends and bundled models", ()),
     "inspect": ("print what a model is made of", (model,)),
+    "bench": ("time every kernel and engine beside plain PyTorch", (benched,)),
+    "profile": ("write a torch-profiler trace of sampling, and of training", (model, profiled)),
     "demo": ("draw 1,000 series from a bundled model, with a picture", (shown,)),
 }

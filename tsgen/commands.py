@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import tsgen.bench
 import tsgen.bulk
+import tsgen.profile
 from tsgen import arguments, bundled, dispatch, formats, metrics, native, synthetic, viz
 from tsgen.bulk import check_writable, label_names
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
@@ -187,6 +189,30 @@ def inspect(args: Namespace) -> str:
     return "\n".join([*lines, f"config: {json.dumps(config.to_dict(), indent=2)}"])
 
 
+def bench(args: Namespace) -> str:
+    """Time kernels and engines."""
+    if args.json is not None:
+        arguments.writable_file(Path(args.json))
+    model = bundled.load(args.model or "cbf") if args.op is None or args.model else None
+    found = tsgen.bench.run(args.op, model, args.n, args.rounds, args.threads)
+    if args.json is not None:
+        with typed_errors(args.json):
+            Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+    return tsgen.bench.report(found)
+
+
+def profile(args: Namespace) -> str:
+    """Trace sampling and training."""
+    n, n_steps = arguments.count(args.n, "--n"), arguments.count(args.train, "--train", at_least=0)
+    model, out = open_model(args), Path(args.out)
+    arguments.writable_file(out)
+    runs = {"sampling": tsgen.bench.drawing(model, args.engine, n)}
+    runs |= tsgen.profile.training(model, n_steps) if n_steps else {}
+    with typed_errors(args.out):
+        table = tsgen.profile.trace(runs, out)
+    return f"{table}\n{out}: open it in https://ui.perfetto.dev or chrome://tracing"
+
+
 def demo(args: Namespace) -> str:
     """A first look."""
     out, n = Path(args.out), 1000
@@ -270,6 +296,5 @@ def is_file(out: str) -> bool:
 
 def check_out(path: Path, shape: tuple[int, int], names: Any) -> None:
     """Refuse a file that cannot be written, before any work."""
-    if not path.parent.is_dir():
-        raise FileError(f"{path}: wanted a file in a folder, got no folder {path.parent}")
+    arguments.writable_file(path)
     check_writable(path.name, shape, names)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tsgen.errors import bad_value
+from tsgen.spans import span
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 FLOATS = (F64, F32, BF16, F16)
@@ -31,9 +32,10 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
     "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
+    "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "sum_taps": {"torch": FLOATS, "cpu": (F32,)},
     "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
 }
 
 # With no backend named: the first of these with no obstacle.
@@ -61,10 +63,11 @@ def call(
     """
     device = like.device.type
     if choose(op, backend, device, like.dtype) == "torch":
-        if not torch.is_autocast_enabled(device):
-            return baseline(*args)
-        with torch.autocast(device, enabled=False):  # it would lower what an op keeps in float32
-            return baseline(*args)
+        with span(op):
+            if not torch.is_autocast_enabled(device):
+                return baseline(*args)
+            with torch.autocast(device, enabled=False):  # it would lower what ops keep in float32
+                return baseline(*args)
     if gradient is not None and torch.is_grad_enabled() and any(map(wants_gradient, args)):
         return gradient.apply(*args, backend)
     return getattr(torch.ops.tsgen, op).default(*args, backend=backend)

@@ -17,6 +17,7 @@ from tsgen.fold import decoder_arrays, flattened, prior_arrays
 from tsgen.network import Network
 from tsgen.request import Request
 from tsgen.schedule import masked_plan
+from tsgen.spans import profiled, span
 
 
 class CpuEngine:
@@ -50,10 +51,14 @@ class CpuEngine:
 
     def tokens(self, request: Request, settings: SamplingConfig) -> list[Tensor]:
         """Token ids of every band, (B, N) each."""
-        return self.sample(request, settings, None)
+        with span("priors"):
+            return self.sample(request, settings, None)
 
     def draw(self, request: Request, settings: SamplingConfig) -> tuple[list[Tensor], Tensor]:
         """Token ids of every band, and series (B, C, length), scaled as in training."""
+        if profiled():  # the same in two calls: a trace sees no further than into a call
+            ids = self.tokens(request, settings)
+            return ids, self.series(ids)
         series = self.empty(len(request.index_B))
         return self.sample(request, settings, series), series
 
@@ -98,7 +103,8 @@ class CpuEngine:
         for t, K in zip(ids, self.config.tokenizer.n_codes, strict=True):
             check_ids("ids", t, K - 1)
         out, threads = self.empty(len(ids[0])), torch.get_num_threads()
-        self.core.decode([t.data_ptr() for t in ids], len(out), out.data_ptr(), threads)
+        with span("decoder"):
+            self.core.decode([t.data_ptr() for t in ids], len(out), out.data_ptr(), threads)
         return out
 
 

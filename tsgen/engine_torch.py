@@ -15,6 +15,7 @@ from tsgen.network import Network
 from tsgen.prior import Folded, Prior, masked_positions
 from tsgen.request import CHUNK, Request
 from tsgen.schedule import masked_plan
+from tsgen.spans import span
 
 
 class TorchEngine:
@@ -38,10 +39,11 @@ class TorchEngine:
         for band, prior in enumerate(self.network.each_prior()):
             known = request.known[band].to(self.device) if request.known else None
             low = ids[0] if band else None
-            decode = BandDecoder(
-                prior, self.folded[band], band, settings, request.seed, index_B, class_B, low
-            )
-            ids.append(decode.run(known))
+            with span(f"prior band {band}"):
+                decode = BandDecoder(
+                    prior, self.folded[band], band, settings, request.seed, index_B, class_B, low
+                )
+                ids.append(decode.run(known))
         return ids
 
     def draw(self, request: Request, settings: SamplingConfig) -> tuple[list[Tensor], Tensor]:
@@ -52,7 +54,8 @@ class TorchEngine:
     @torch.no_grad()
     def series(self, ids: list[Tensor]) -> Tensor:
         """(B, C, length), scaled as in training."""
-        return self.network.tokenizer.decode(ids)
+        with span("decoder"):
+            return self.network.tokenizer.decode(ids)
 
 
 class BandDecoder:
@@ -72,7 +75,10 @@ class BandDecoder:
         self.prior, self.folded, self.band = prior, folded, band
         self.settings, self.seed = settings, seed
         self.index_B, self.class_B = index_B, class_B
-        self.context_BND = None if low_BM is None else prior.fold_context(low_BM)
+        self.context_BND = None
+        if low_BM is not None:
+            with span("context"):
+                self.context_BND = prior.fold_context(low_BM)
         self.guided = settings.guidance != 1 and prior.n_classes > 0
         self.invalid = torch.zeros((), dtype=torch.bool, device=index_B.device)
 
@@ -91,8 +97,10 @@ class BandDecoder:
         for step in range(steps):
             masked_BN = ids_BN == prior.n_codes
             places_BM = masked_positions(masked_BN, count) if count < prior.n_tokens else None
-            h_BMD = self.hidden(ids_BN, places_BM, first=packed and step == 0)
-            ids_BN = self.step(step, ids_BN, masked_BN, places_BM, h_BMD, plan_BS[:, step])
+            with span("transformer"):
+                h_BMD = self.hidden(ids_BN, places_BM, first=packed and step == 0)
+            with span("head and choice"):
+                ids_BN = self.step(step, ids_BN, masked_BN, places_BM, h_BMD, plan_BS[:, step])
             if packed:
                 count = int(plan_BS[0, step])
             if count == 0:
@@ -134,7 +142,8 @@ class BandDecoder:
             context = context.repeat(passes, 1, 1)
         ids = ids_BN.repeat(passes, 1)
         places = None if places_BM is None else places_BM.repeat(passes, 1)
-        x = self.prior.assemble(self.folded, ids, torch.cat(classes), context)
+        with span("embedding"):
+            x = self.prior.assemble(self.folded, ids, torch.cat(classes), context)
         return self.prior.transform(x, places)
 
     def step(

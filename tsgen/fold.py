@@ -10,7 +10,6 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from tsgen.config import TokenizerConfig
 from tsgen.layers import Block, ResBlock, Snake, UpBlock, UpConv, folded
 from tsgen.ops.snake import SMALLEST_A
 from tsgen.ops.stft import fourier_rows
-from tsgen.prior import Context, Prior
+from tsgen.prior import Context, Prior, stretched
 from tsgen.tokenizer import Band
 
 Ints = NDArray[np.int64]
@@ -95,11 +94,11 @@ def context_arrays(
     taps, bias = weight.permute(4, 0, 2, 1, 3), bias.permute(0, 2, 1)
     if context.aligned:
         columns = np.arange(M)
-        place = stretched(M * finer, width)
+        place = stretched(M * finer, width).numpy()
         maps_of_row = [place % finer + row * finer for row in range(rows)]
         source = np.stack([np.tile(place // finer, rows), np.concatenate(maps_of_row)], -1)
     else:
-        columns = stretched(M, n_tokens)
+        columns = stretched(M, n_tokens).numpy()
         source = np.stack([np.arange(n_tokens), np.zeros(n_tokens, np.int64)], -1)
     n_maps = bias.shape[0] * bias.shape[1]
     sizes = (
@@ -108,12 +107,6 @@ def context_arrays(
     )
     arrays = [tables, cast(Tensor, conv_in.bias), *folded(context.norm), taps, bias]
     return sizes, arrays, np.ascontiguousarray(columns), np.ascontiguousarray(source)
-
-
-def stretched(n: int, width: int) -> Ints:
-    """Which of n columns each of `width` shows, as F.interpolate has it."""
-    columns = torch.arange(n, dtype=torch.float64)[None, None]
-    return F.interpolate(columns, size=width, mode="nearest")[0, 0].numpy().astype(np.int64)
 
 
 def decoder_arrays(

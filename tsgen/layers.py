@@ -38,7 +38,7 @@ class Snake(nn.Module):
 
 
 @torch.no_grad()
-def update(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, n: int) -> None:
+def update(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, n: int) -> None:
     """Take the mean and the biased variance of n numbers a channel into the moving averages."""
     rate = cast(float, norm.momentum)
     cast(Tensor, norm.running_mean).lerp_(mean_C, rate)
@@ -212,23 +212,26 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, config.hidden_dim, bias=False)
         self.norm_out = nn.LayerNorm(config.hidden_dim)
 
-    def forward(self, x_BND: Tensor, queries_BM: Tensor | None = None) -> Tensor:
-        """What to add to x: for every token, or for the tokens at `queries_BM` only."""
+    def forward(self, x_BND: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """What to add to x: for every token, or for those that `take` takes only."""
         x_BND = self.norm_in(x_BND)
-        if queries_BM is None:
-            q, k, v = self.heads(F.linear(x_BND, self.qkv.weight), 3)
-        else:
+        same_count = wanted is not None and wanted.dim() == 2  # in every sequence
+        if same_count:
             inner = self.qkv.weight.shape[0] // 3
-            q = self.heads(F.linear(take(x_BND, queries_BM), self.qkv.weight[:inner]), 1)[0]
+            q = self.heads(F.linear(take(x_BND, wanted), self.qkv.weight[:inner]), 1)[0]
             k, v = self.heads(F.linear(x_BND, self.qkv.weight[inner:]), 2)
+        else:
+            q, k, v = self.heads(F.linear(x_BND, self.qkv.weight), 3)
         out = ops.attention(q, k, v, self.null_kv, self.q_scale, self.k_scale)
-        return cast(Tensor, self.norm_out(self.out(out.transpose(1, 2).flatten(2))))
+        mixed = out.transpose(1, 2).flatten(2)
+        return cast(Tensor, self.norm_out(self.out(mixed if same_count else take(mixed, wanted))))
 
     def heads(self, x_BND: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, N, parts * H * D) to `parts` views of (B, H, N, D)."""
         B, N, _ = x_BND.shape
-        split = x_BND.view(B, N, parts, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        return split.unbind()
+        # unbound before transposed: the gradients are put together where they belong, in one copy
+        parts_BNHD = x_BND.view(B, N, parts, self.n_heads, -1).unbind(2)
+        return tuple(part.transpose(1, 2) for part in parts_BNHD)
 
 
 class FeedForward(nn.Module):
@@ -254,13 +257,16 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x_BND: Tensor, queries_BM: Tensor | None = None) -> Tensor:
-        """All tokens; or, in the last layer, only those at `queries_BM`."""
-        added = self.attention(x_BND, queries_BM)
-        x_BND = added + (x_BND if queries_BM is None else take(x_BND, queries_BM))
-        return cast(Tensor, x_BND + self.feed_forward(x_BND))
+    def forward(self, x_BND: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """All tokens; or, in the last layer, only those that `take` takes."""
+        x = self.attention(x_BND, wanted) + take(x_BND, wanted)
+        return cast(Tensor, x + self.feed_forward(x))
 
 
-def take(x_BND: Tensor, rows_BM: Tensor) -> Tensor:
-    """x[b, rows[b, m]] for every b and m: (B, M, D)."""
-    return x_BND.gather(1, rows_BM[:, :, None].expand(-1, -1, x_BND.shape[2]))
+def take(x_BND: Tensor, wanted: Tensor | None) -> Tensor:
+    """All, or x[b, wanted[b, m]] as (B, M, D), or rows (R, D) of x in one row of sequences."""
+    if wanted is None:
+        return x_BND
+    if wanted.dim() == 1:
+        return x_BND.flatten(0, 1).index_select(0, wanted)
+    return x_BND.gather(1, wanted[:, :, None].expand(-1, -1, x_BND.shape[2]))

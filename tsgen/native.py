@@ -231,6 +231,38 @@ def separable_sizes(x: Tensor, weights: Sequence[Tensor | None], kind: str) -> t
     return *x.shape, len(weight), rows, list(KINDS).index(kind)
 
 
+def sum_taps(
+    run: Kernel, products_BMTF: Tensor, source_N: Tensor, bias_F: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    (B, M, T, F), N = products_BMTF.shape, len(source_N)
+    if int(source_N.min()) < 0 or int(source_N.max()) >= M:
+        got = f"{source_N.min()} to {source_N.max()}"
+        raise bad_value("source", f"tokens from 0 to {M - 1}", got)
+    h_BNF = products_BMTF.new_empty(B, N, F)
+    mean_F, var_F = (products_BMTF.new_empty(F) for _ in range(2))
+    inputs = [products_BMTF.contiguous(), source_N.contiguous(), *float32(bias_F)]
+    launch(run, [*inputs, h_BNF, mean_F, var_F], (B, M, T, F, N))
+    return h_BNF, mean_F, var_F
+
+
+def sum_taps_backward(
+    run: Kernel,
+    grad: Tensor,
+    grad_mean_F: Tensor,
+    grad_var_F: Tensor,
+    mean_F: Tensor,
+    products_BMTF: Tensor,
+    source_N: Tensor,
+    bias_F: Tensor,
+) -> tuple[Tensor, Tensor]:
+    given = [t.contiguous() for t in (grad, grad_mean_F, grad_var_F, mean_F, products_BMTF)]
+    (bias,) = float32(bias_F)
+    grads = products_BMTF.new_empty(products_BMTF.shape), products_BMTF.new_empty(len(bias_F))
+    sizes = *products_BMTF.shape, len(source_N)
+    launch(run, [*given, source_N.contiguous(), bias, *grads], sizes)
+    return grads[0], grads[1].to(bias_F.dtype)
+
+
 def snake(
     run: Kernel, x: Tensor, a_C: Tensor, gain_C: Tensor | None, shift_C: Tensor | None
 ) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tsgen import ops
 from tsgen.config import ModelConfig
-from tsgen.layers import Block, TokenTable, dropped, folded
+from tsgen.layers import Block, TokenTable, dropped, folded, gain_and_shift, update
 
 
 class Context(nn.Module):
@@ -52,28 +52,39 @@ class Context(nn.Module):
         weight_DE: the linear map that comes next, taken in one with the last convolution
         """
         x_BME = dropped(F.embedding(low_BM, self.embed()), self.dropout, self.training)
-        (B, M, _), (rows, width) = x_BME.shape, self.grid
+        (B, M), (rows, width) = low_BM.shape, self.grid
         if not self.aligned:
-            return self.last_maps(stretched_conv(x_BME, self.conv_in, rows * width), weight_DE).mT
-        maps = self.last_maps(self.conv_in(x_BME.mT).mT, weight_DE)
-        maps = maps.view(B, rows, -1, self.finer, M)
+            return self.convolved(x_BME, rows * width, weight_DE).mT
+        maps = self.convolved(x_BME, M, weight_DE).view(B, rows, -1, self.finer, M)
         # (low token, place within it) is time; a ratio that is not whole repeats a place or two
         x_BRDW = maps.mT.reshape(B, -1, M * self.finer)
         x_BRDW = F.interpolate(x_BRDW, size=width, mode="nearest").view(B, rows, -1, width)
         return x_BRDW.mT.reshape(B, rows * width, -1)
 
-    def last_maps(self, h_BNE: Tensor, weight_DE: Tensor) -> Tensor:
-        """What follows conv_in: (B, maps of D, N)."""
-        h_BNE = F.gelu(h_BNE)
+    def convolved(self, x_BME: Tensor, width: int, weight_DE: Tensor) -> Tensor:
+        """Both convolutions of the tokens stretched over `width` places: (B, maps of D, width).
+
+        A token that stands at many places is multiplied by each tap once, and every place adds up
+        the products that it sees.
+        """
+        taps_TFE = self.conv_in.weight.permute(2, 0, 1)
+        products = F.linear(x_BME, taps_TFE.flatten(0, 1)).unflatten(2, taps_TFE.shape[:2])
+        source_N = stretched(x_BME.shape[1], width).to(x_BME.device)
+        h, mean_F, var_F = ops.sum_taps(products, source_N, cast(Tensor, self.conv_in.bias))
         if self.training:
-            h_BNE = self.norm(h_BNE.flatten(0, 1)).view(h_BNE.shape)
+            update(self.norm, mean_F, var_F, len(h) * width)
+            gain_F, shift_F = gain_and_shift(self.norm, mean_F, var_F)
         else:
-            gain_E, shift_E = folded(self.norm)
-            h_BNE = torch.addcmul(shift_E, h_BNE, gain_E)
+            gain_F, shift_F = folded(self.norm)
         weight, bias = (t.flatten(0, 2) for t in self.projected(weight_DE))
+        # The norm's gain goes into the weights. Its shift is the same for all of the batch, but a
+        # tap that sees the zeros outside, which are not normalised, adds nothing.
+        (dilation,), size = self.conv_out.dilation, weight.shape[2]
+        inside = F.pad(torch.ones_like(source_N), (size // 2 * dilation,) * 2).to(weight)
+        shift = (shift_F @ weight) @ inside.unfold(0, width, dilation) + bias[:, None]
         # in two dims: there PyTorch's convolutions take channels as the innermost one
-        x_BE1N, dilation = h_BNE.mT[:, :, None], self.conv_out.dilation
-        return F.conv2d(x_BE1N, weight[:, :, None], bias, 1, "same", dilation)[:, :, 0]
+        weight = (weight * gain_F[:, None])[:, :, None]
+        return F.conv2d(h.mT[:, :, None], weight, None, 1, "same", dilation)[:, :, 0] + shift
 
     def projected(self, weight_DE: Tensor) -> tuple[Tensor, Tensor]:
         """conv_out and the linear map after it in one: (rows, D, finer, 2E, taps), and its bias."""
@@ -85,18 +96,10 @@ class Context(nn.Module):
         )
 
 
-def stretched_conv(x_BME: Tensor, conv: nn.Conv1d, width: int) -> Tensor:
-    """The convolution of M tokens stretched over `width` places, padded with zeros: (B, N, F).
-
-    conv(stretch(x)), as F.interpolate stretches. The same token stands at many places: its product
-    with each tap is computed once, and every place adds up those that it sees.
-    """
-    (B, M, _), (n_out, _, taps) = x_BME.shape, conv.weight.shape
-    places_MN = F.interpolate(torch.eye(M).to(x_BME)[None], size=width, mode="nearest")[0]
-    seen_MTN = F.pad(places_MN, (taps // 2, taps // 2)).unfold(1, width, 1)
-    seen_BNM = seen_MTN.flatten(0, 1).mT.expand(B, -1, -1)
-    products = F.linear(x_BME, conv.weight.permute(2, 0, 1).flatten(0, 1)).view(B, -1, n_out)
-    return torch.baddbmm(cast(Tensor, conv.bias), seen_BNM, products)
+def stretched(n: int, width: int) -> Tensor:
+    """Which of n columns each of `width` shows, as F.interpolate has it: (width,) int64."""
+    columns = torch.arange(n, dtype=torch.float64)[None, None]
+    return F.interpolate(columns, size=width, mode="nearest")[0, 0].long()
 
 
 class Folded(NamedTuple):
@@ -142,6 +145,10 @@ class Prior(nn.Module):
 
     def hidden(self, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None) -> Tensor:
         """What the head's last layer gets, for every position: (B, N, D)."""
+        return self.transform(self.inputs(ids_BN, class_B, low_BM))
+
+    def inputs(self, ids_BN: Tensor, class_B: Tensor, low_BM: Tensor | None = None) -> Tensor:
+        """What the blocks get: (B, 1 + N, D), the class first."""
         embed_KE, weight_DE = self.embed(), self.project_in.weight
         weight_DE = weight_DE[:, -embed_KE.shape[1] :]
         if self.training and self.dropout:
@@ -151,20 +158,28 @@ class Prior(nn.Module):
         else:
             tokens_BND = F.embedding(ids_BN, F.linear(embed_KE, weight_DE))
         context_BND = None if low_BM is None else self.fold_context(low_BM)
-        return self.transform(added_up(tokens_BND, *self.fold_places(), class_B, context_BND))
+        return added_up(tokens_BND, *self.fold_places(), class_B, context_BND)
 
-    def transform(self, x_BTD: Tensor, positions_BM: Tensor | None = None) -> Tensor:
+    def transform(
+        self, x_BTD: Tensor, positions_BM: Tensor | None = None, masked_BN: Tensor | None = None
+    ) -> Tensor:
         """Blocks and head but its last layer, for all positions or those asked for.
 
         x_BTD:         (B, 1 + N, D), the class first
         positions_BM:  (B, M) int64 in [0, N); the last layer computes only these
-        returns:       (B, N or M, D)
+        masked_BN:     (B, N) bool, instead: as many as there may be in each row
+        returns:       (B, N, D), (B, M, D), or (R, D) for R that are masked
         """
         *early, last = self.blocks
         for block in early:
             x_BTD = block(x_BTD)
-        x_BMD = last(x_BTD)[:, 1:] if positions_BM is None else last(x_BTD, positions_BM + 1)
-        return cast(Tensor, self.head_norm(F.gelu(self.head_in(x_BMD))))
+        if positions_BM is not None:
+            x = last(x_BTD, positions_BM + 1)
+        elif masked_BN is not None:
+            x = last(x_BTD, F.pad(masked_BN, (1, 0)).flatten().nonzero()[:, 0])
+        else:
+            x = last(x_BTD)[:, 1:]
+        return cast(Tensor, self.head_norm(F.gelu(self.head_in(x))))
 
     def see(self, codes: list[Tensor]) -> None:
         """Take the codes (K, code_dim) of each band of a trained tokenizer."""
@@ -205,10 +220,11 @@ class Prior(nn.Module):
         low_BM: Tensor | None = None,
     ) -> Tensor:
         """Mean cross-entropy in nats over the masked positions; logits exist for those only."""
-        h_BND = self.hidden(torch.where(masked_BN, self.n_codes, ids_BN), class_B, low_BM)
-        rows_R = masked_BN.flatten().nonzero()[:, 0]
+        x_BTD = self.inputs(torch.where(masked_BN, self.n_codes, ids_BN), class_B, low_BM)
+        h_RD = self.transform(x_BTD, masked_BN=masked_BN)
+        every_R = torch.arange(len(h_RD), device=h_RD.device)
         return ops.masked_cross_entropy(
-            h_BND.flatten(0, 1), self.head(), self.head_bias, rows_R, ids_BN.flatten()[rows_R]
+            h_RD, self.head(), self.head_bias, every_R, ids_BN[masked_BN]
         )
 
 

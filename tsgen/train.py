@@ -25,6 +25,7 @@ from tsgen import checkpoint
 from tsgen.config import each, number, whole
 from tsgen.errors import RunError
 from tsgen.log import Log, Progress
+from tsgen.spans import span
 
 CALIBRATION_STEPS = 20  # timed before a budget in minutes becomes one in steps
 
@@ -188,13 +189,16 @@ class Trainer:
         batch = batch_at(now.step, config.batch_size, stage.n_train, config.seed, stage.name)
         stage.module.train()
         with seeded(config.seed, stage.name, now.step):
-            loss, metrics = stage.loss(batch)
+            with span("forward"):
+                loss, metrics = stage.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, config.clip)
-        self.optimizer.step()
-        if stage.ema:
-            self.average(min(config.ema, (1 + now.step) / (10 + now.step)))
+            with span("backward"):
+                loss.backward()
+        with span("update"):
+            nn.utils.clip_grad_norm_(self.parameters, config.clip)
+            self.optimizer.step()
+            if stage.ema:
+                self.average(min(config.ema, (1 + now.step) / (10 + now.step)))
         return loss.detach(), metrics
 
     @torch.no_grad()

@@ -1,10 +1,10 @@
 // Attention over short sequences, CPU: a head of a sequence at a time, wholly in the cache.
 #include "simd/attention.h"
 
-#include <memory>
 #include <vector>
 
 #include "machine/parallel.h"
+#include "machine/scratch.h"
 #include "ops.h"
 
 namespace tsgen::cpu {
@@ -63,23 +63,6 @@ struct Heads {
   }
 };
 
-// Memory for every thread, from a cache line on.
-class Scratch {
- public:
-  Scratch(int64_t n_threads, int64_t size)
-      : size((size + LINE - 1) / LINE * LINE), all(new float[n_threads * this->size + LINE]) {
-    const uintptr_t past = reinterpret_cast<uintptr_t>(all.get()) / sizeof(float) % LINE;
-    first = all.get() + (LINE - past) % LINE;
-  }
-  float* of(int64_t thread) const { return first + thread * size; }
-
- private:
-  static constexpr int64_t LINE = 16;  // floats
-  int64_t size;
-  std::unique_ptr<float[]> all;
-  float* first;
-};
-
 void zero_unused(float* grad, const AttentionHead& head, int64_t N, int64_t stride) {
   for (int64_t n = head.N; n < N; ++n)
     for (int64_t d = 0; d < head.D; ++d) grad[n * stride + d] = 0.0f;
@@ -97,7 +80,7 @@ void attention(const float* q, const float* k, const float* v, const float* null
   heads.normalise(q_scale, k_scale);
   const auto attend = TSGEN_BEST(attend_head);
   const int64_t used_threads = useful_threads(n_threads, heads.multiplications());
-  const Scratch scratch(used_threads, TSGEN_BEST(attend_scratch)(M, heads.max_keys(), D));
+  const ThreadScratch scratch(used_threads, TSGEN_BEST(attend_scratch)(M, heads.max_keys(), D));
   const int64_t per_task = heads.per_task(INT64_MAX), n_tasks = (B * H + per_task - 1) / per_task;
   parallel_for(n_tasks, used_threads, [&](int64_t task, int64_t thread) {
     for (int64_t i = task * per_task; i < (task + 1) * per_task && i < B * H; ++i) {
@@ -121,7 +104,8 @@ void attention_backward(const float* grad_out, const float* q, const float* k, c
   heads.normalise(q_scale, k_scale);
   const auto attend = TSGEN_BEST(attend_head_backward);
   const int64_t used_threads = useful_threads(n_threads, heads.multiplications());
-  const Scratch scratch(used_threads, TSGEN_BEST(attend_scratch_backward)(M, heads.max_keys(), D));
+  const ThreadScratch scratch(used_threads,
+                              TSGEN_BEST(attend_scratch_backward)(M, heads.max_keys(), D));
   const int64_t per_task = heads.per_task(MOST_PARTS), n_tasks = (B * H + per_task - 1) / per_task;
   // each task sums the shared parameters' gradients for itself: null keys, null values, weight
   const int64_t n_null = null_kv ? 2 * H * D : 0, n_shared = n_null + (q_scale ? D : 0);

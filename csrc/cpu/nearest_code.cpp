@@ -2,10 +2,9 @@
 #include "simd/nearest_code.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "machine/parallel.h"
+#include "machine/scratch.h"
 #include "ops.h"
 
 namespace tsgen::cpu {
@@ -19,17 +18,6 @@ int64_t rows_per_task(int64_t N, int64_t K, bool stats, int64_t n_threads) {
   const int64_t wanted =
       stats ? std::max<int64_t>(1024, 4 * K) : std::min<int64_t>(256, N / (4 * n_threads));
   return std::max<int64_t>(1, (wanted + MOST_ROWS - 1) / MOST_ROWS) * MOST_ROWS;
-}
-
-// Memory that begins with a cache line and is not filled with zeros.
-struct Free {
-  void operator()(void* memory) const { operator delete(memory, std::align_val_t{64}); }
-};
-template <typename T>
-using Scratch = std::unique_ptr<T[], Free>;
-template <typename T>
-Scratch<T> scratch(int64_t n) {
-  return Scratch<T>((T*)operator new(n * sizeof(T), std::align_val_t{64}));
 }
 
 // out[i] = Σ parts[part, i], in the order of the parts and as Sum, for some of the i.

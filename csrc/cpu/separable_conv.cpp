@@ -2,26 +2,26 @@
 #include "simd/separable_conv.h"
 
 #include <algorithm>
-#include <memory>
 #include <vector>
 
 #include "machine/parallel.h"
+#include "machine/scratch.h"
 #include "ops.h"
+#include "simd/lanes.h"
 
 namespace tsgen::cpu {
 namespace {
 
 // Series are dealt out by as many as a vector has lanes: those of one task.
 struct Tasks {
-  int64_t lanes, n, threads, scratch;
-  std::unique_ptr<float[]> memory;
+  int64_t lanes, n, threads;
+  ThreadScratch memory;
 
   Tasks(const SeparableConv& op, int64_t n_threads)
-      : lanes(TSGEN_BEST(separable_lanes)()),
+      : lanes(TSGEN_BEST(lane_count)()),
         n((op.B + lanes - 1) / lanes),
         threads(useful_threads(n_threads, multiplications(op))),
-        scratch(TSGEN_BEST(separable_scratch)(op)),
-        memory(new float[threads * scratch]) {}
+        memory(threads, TSGEN_BEST(separable_scratch)(op)) {}
 
   static int64_t multiplications(const SeparableConv& op) {
     return op.B * op.H * (op.W * op.C * 16 + out_width(op) * op.C * (op.O + taps_a_channel(op)));
@@ -32,7 +32,7 @@ struct Tasks {
   void run(int64_t B, const Work& work) const {
     parallel_for(n, threads, [&](int64_t task, int64_t thread) {
       const int64_t b = task * lanes;
-      work(task, b, std::min(lanes, B - b), memory.get() + thread * scratch);
+      work(task, b, std::min(lanes, B - b), memory.of(thread));
     });
   }
 };

@@ -11,10 +11,12 @@ from tsgen.ops.sample_code import sample_code
 from tsgen.ops.separable_conv import Convolved, separable_conv
 from tsgen.ops.snake import snake
 from tsgen.ops.stft import stft
+from tsgen.ops.sum_taps import Summed, sum_taps
 
 __all__ = [
     "Convolved",
     "Nearest",
+    "Summed",
     "attention",
     "dropout",
     "istft",
@@ -26,5 +28,6 @@ __all__ = [
     "separable_conv",
     "snake",
     "stft",
+    "sum_taps",
     "uniforms",
 ]

@@ -254,3 +254,9 @@ def bytes_moved(shape: Shape, dtype: torch.dtype) -> int:
     """The least traffic possible: read q, k, v once, write the output once."""
     B, H, M, N, D, *_ = shape
     return 2 * B * H * (M + N) * D * dtype.itemsize
+
+
+def flops(shape: Shape) -> int:
+    """Multiplications and additions of the products."""
+    B, H, M, N, D, *_ = shape
+    return 4 * B * H * M * N * D

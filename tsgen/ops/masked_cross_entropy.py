@@ -169,3 +169,9 @@ def bytes_moved(shape: Shape, dtype: torch.dtype) -> int:
     """The least traffic possible: read the masked rows, their targets and the head once."""
     _, R, K, D, _ = shape
     return (R + K) * D * dtype.itemsize + R * 16
+
+
+def flops(shape: Shape) -> int:
+    """Multiplications and additions of the products."""
+    _, R, K, D, *_ = shape
+    return 2 * R * K * D

@@ -173,3 +173,9 @@ def bytes_moved(shape: Shape, dtype: torch.dtype) -> int:
     """The least traffic possible: read x and codes once, write ids and distances once."""
     N, K, D, _ = shape
     return (N + K) * D * dtype.itemsize + N * 12
+
+
+def flops(shape: Shape) -> int:
+    """Multiplications and additions of the products."""
+    N, K, D, _ = shape
+    return 2 * N * K * D

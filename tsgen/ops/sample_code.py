@@ -248,3 +248,9 @@ def bytes_moved(shape: Shape, dtype: torch.dtype) -> int:
     """The least traffic possible: read h, u and the head once, write ids and logp once."""
     R, K, D, *_ = shape
     return (R * (D or K) + K * D) * dtype.itemsize + R * 20
+
+
+def flops(shape: Shape) -> int:
+    """Multiplications and additions of the products."""
+    R, K, D = shape[:3]
+    return 2 * R * K * D

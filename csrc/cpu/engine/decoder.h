@@ -56,12 +56,11 @@ using LayOutDecoder = DecoderWeights(const DecoderSizes& sizes, ResBlockWeights*
                                      Arena& arena);
 using PackDecoder = void(const DecoderWeights& weights, const float* flat);
 using DecoderScratch = int64_t(const DecoderSizes& sizes);
-// series (n, G / 2, L) += the band of n <= decoder_lanes() sequences of ids (n, rows * columns)
+// series (n, G / 2, L) += the band of n <= lane_count() sequences of ids (n, rows * columns)
 using Decode = void(const DecoderWeights& weights, const int64_t* ids, int64_t n, float* scratch,
                     float* series);
-using DecoderLanes = int64_t();
 
 TSGEN_EACH_ISA(LayOutDecoder lay_out_decoder; PackDecoder pack_decoder;
-               DecoderScratch decoder_scratch; Decode decode; DecoderLanes decoder_lanes;)
+               DecoderScratch decoder_scratch; Decode decode;)
 
 }  // namespace tsgen::cpu

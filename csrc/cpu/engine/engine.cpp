@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 #include <string>
 
 #include "machine/parallel.h"
+#include "machine/scratch.h"
+#include "simd/lanes.h"
 
 namespace tsgen::cpu {
 namespace {
@@ -23,23 +23,6 @@ struct Watch {
     if (thread == 0 && self.stop && self.stop(self.asked, thread)) self.stopped = true;
     return self.stopped.load(std::memory_order_relaxed);
   }
-};
-
-// Memory for each thread, on a cache line of its own; not filled.
-class Scratch {
- public:
-  Scratch(int64_t n_threads, int64_t n_floats)
-      : size_((n_floats + 15) / 16 * 16),
-        memory_(
-            static_cast<float*>(std::aligned_alloc(64, (n_threads * size_ + 16) * sizeof(float))),
-            std::free) {
-    if (!memory_) throw std::bad_alloc();
-  }
-  float* of(int64_t thread) const { return memory_.get() + thread * size_; }
-
- private:
-  int64_t size_;
-  std::unique_ptr<float, decltype(&std::free)> memory_;
 };
 
 void check_size(const char* what, int64_t wanted, int64_t got) {
@@ -84,7 +67,7 @@ Engine::Engine()
       pack_decoder_(TSGEN_BEST(pack_decoder)),
       decoder_scratch_(TSGEN_BEST(decoder_scratch)),
       decode_(TSGEN_BEST(decode)),
-      lanes_(TSGEN_BEST(decoder_lanes)()) {}
+      lanes_(TSGEN_BEST(lane_count)()) {}
 
 void Engine::add_prior(const PriorSizes& sizes, const float* flat, int64_t n,
                        const int64_t* column_token, const int64_t* place_source) {
@@ -133,7 +116,7 @@ std::vector<float> Engine::starts(const PriorBand& band, const EngineRequest& re
   for (int64_t c = 0; c <= z.n_classes; ++c)
     if (used[c]) classes.push_back(c);
   std::vector<float> rows((z.n_classes + 1) * z.N * z.D);
-  const Scratch scratch(n_threads, prior_scratch_(z, 1));
+  const ThreadScratch scratch(n_threads, prior_scratch_(z, 1));
   parallel_for((int64_t)classes.size(), n_threads, [&](int64_t task, int64_t thread) {
     const int64_t c = classes[task];
     prior_start_(band.weights, c, scratch.of(thread), &rows[c * z.N * z.D]);
@@ -160,7 +143,7 @@ Outcome Engine::sample(const EngineRequest& request, int64_t n_threads, Stop* st
     if (priors_[b]->weights.sizes.n_low == 0) start[b] = starts(*priors_[b], request, n_threads);
   // the class of who has none, at every band
   const std::vector<int64_t> none(at_once, priors_[0]->weights.sizes.n_classes);
-  const Scratch scratch(n_threads, scratch_size(at_once));
+  const ThreadScratch scratch(n_threads, scratch_size(at_once));
   Watch watch{stop, asked};
   std::atomic<bool> finite{true};
 
@@ -203,7 +186,7 @@ void Engine::decode(const std::vector<const int64_t*>& ids, int64_t n, float* se
   n_threads = std::max<int64_t>(1, n_threads);
   int64_t size = 0;
   for (const auto& band : decoders_) size = std::max(size, decoder_scratch_(band->weights.sizes));
-  const Scratch scratch(n_threads, size);
+  const ThreadScratch scratch(n_threads, size);
   parallel_for((n + lanes_ - 1) / lanes_, n_threads, [&](int64_t task, int64_t thread) {
     const int64_t first = task * lanes_, end = std::min(n, first + lanes_);
     const DecoderSizes& z = decoders_[0]->weights.sizes;

@@ -202,8 +202,6 @@ int64_t most(const DecoderSizes& z) {
 
 }  // namespace
 
-int64_t decoder_lanes() { return LANES; }
-
 int64_t decoder_scratch(const DecoderSizes& z) {
   Arena arena;
   for (int i = 0; i < 3; ++i) take(arena, most(z) * LANES);

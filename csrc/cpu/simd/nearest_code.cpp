@@ -4,7 +4,7 @@
 // and its id never leave their lane while the codes stream past: no sum across lanes.
 #include "simd/nearest_code.h"
 
-#include "simd/vectors.h"
+#include "simd/turn.h"
 
 namespace tsgen::cpu::TSGEN_ISA {
 namespace {
@@ -49,30 +49,6 @@ int64_t width(int64_t k, int64_t K) {
   return K - k >= CODES ? CODES : (K - k + STEP - 1) / STEP * STEP;
 }
 
-#if defined(__AVX512F__)
-constexpr Ints LOW{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-#elif defined(__AVX2__)
-constexpr Ints LOW{0, 8, 1, 9, 2, 10, 3, 11};
-#else
-constexpr Ints LOW{0, 4, 1, 5};
-#endif
-constexpr Ints HIGH = LOW + LANES / 2;
-
-// Each step rotates the bits of (row, column) by one: a half turn exchanges the two.
-void transpose(Floats (&v)[LANES]) {
-#pragma GCC unroll 4
-  for (int turn = 1; turn < LANES; turn *= 2) {
-    Floats w[LANES];
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES / 2; ++i) {
-      w[2 * i] = __builtin_shuffle(v[i], v[i + LANES / 2], LOW);
-      w[2 * i + 1] = __builtin_shuffle(v[i], v[i + LANES / 2], HIGH);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; ++i) v[i] = w[i];
-  }
-}
-
 // to[d * stride + r] = from[r, d] for LANES rows, zeros from n on. In order of d: what a store
 // writes behind `stride` is overwritten by the next.
 void transpose_rows(const float* from, int64_t n, int64_t D, float* to, int64_t stride) {
@@ -84,7 +60,7 @@ void transpose_rows(const float* from, int64_t n, int64_t D, float* to, int64_t 
       const float* const row = from + r * D + d;
       v[r] = r >= n ? Floats{} : depth == LANES ? load(row) : load_first(row, depth);
     }
-    transpose(v);
+    turn(v);
     if (depth == LANES)
 #pragma GCC unroll 16
       for (int i = 0; i < LANES; ++i) store(to + (d + i) * stride, v[i]);

@@ -101,12 +101,12 @@ void mask_again(const PriorWeights& w, const Settings& settings, const PriorTask
 
 // s.rows of the first step, where nothing is known: the same for all sequences of a class.
 void start_rows(const PriorWeights& w, const PriorTask& task, const float* start, int64_t R,
-                Workspace& s) {
+                bool guided, Workspace& s) {
   const PriorSizes& z = w.sizes;
   for (int64_t r = 0; r < R; ++r) {
     const int64_t n = s.place[r] % z.N, class_id = task.class_id[s.place[r] / z.N];
     copy(s.rows + r * z.D, start + (class_id * z.N + n) * z.D, z.D);
-    copy(s.none + r * z.D, start + (z.n_classes * z.N + n) * z.D, z.D);
+    if (guided) copy(s.none + r * z.D, start + (z.n_classes * z.N + n) * z.D, z.D);
   }
 }
 
@@ -149,7 +149,7 @@ bool prior_decode(const PriorWeights& w, const Settings& settings, const PriorTa
     const int64_t R = find_masked(z, task, s);
     if (R == 0 || stop(asked, thread)) break;
     if (start && step == 0 && R == task.n * z.N) {
-      start_rows(w, task, start, R, s);
+      start_rows(w, task, start, R, guided, s);
     } else {
       if (guided) {
         transform(w, task.n, task.ids, task.none, context, R, s);

@@ -359,8 +359,6 @@ void activation_backward(const SeparableConv& op, const Plan& plan, const Separa
 
 }  // namespace
 
-int64_t separable_lanes() { return LANES; }
-
 int64_t separable_scratch(const SeparableConv& op) {
   Arena arena;
   lay_out(op, plan_of(op), arena);

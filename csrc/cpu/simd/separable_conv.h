@@ -42,15 +42,14 @@ struct SeparableSums {
   float *weight, *bias, *taps, *tap_bias, *a, *gain, *shift;
 };
 
-using SeparableLanes = int64_t();
 using SeparableScratch = int64_t(const SeparableConv& op);
-// The n <= separable_lanes() series from b on, one a SIMD lane. moments (O) or null.
+// The n <= lane_count() series from b on, one a SIMD lane. moments (O) or null.
 using SeparableForward = void(const SeparableConv& op, int64_t b, int64_t n, float* scratch,
                               float* y, Moments* moments);
 using SeparableBackward = void(const SeparableConv& op, const SeparableGradients& grads, int64_t b,
                                int64_t n, float* scratch, const SeparableSums& sums);
 
-TSGEN_EACH_ISA(SeparableLanes separable_lanes; SeparableScratch separable_scratch;
-               SeparableForward separable_forward; SeparableBackward separable_backward;)
+TSGEN_EACH_ISA(SeparableScratch separable_scratch; SeparableForward separable_forward;
+               SeparableBackward separable_backward;)
 
 }  // namespace tsgen::cpu
