@@ -41,7 +41,7 @@ sanitize: $(VENV)/.installed-test
 OLDEST_TRITON := triton==3.6.0
 interpret: $(VENV)/.installed-test build/$(OLDEST_TRITON)
 	TRITON_INTERPRET=1 TSGEN_REQUIRE=triton $(BIN)/python -m pytest -q tests/test_ops.py -k triton
-	TSGEN_OLD_TRITON=build/$(OLDEST_TRITON) $(BIN)/python -m pytest -q tests/test_triton_compile.py
+	TSGEN_TRITON=build/$(OLDEST_TRITON) $(BIN)/python -m pytest -q tests/test_triton_compile.py
 
 build/$(OLDEST_TRITON): $(VENV)/.base
 	$(BIN)/python -m pip install --no-deps --target $@.new "$(OLDEST_TRITON)"

@@ -32,10 +32,10 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
     "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
-    "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "sum_taps": {"torch": FLOATS, "cpu": (F32,)},
     "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
 }
 
 # With no backend named: the first of these with no obstacle.
