@@ -97,5 +97,6 @@ def test_compiles_within_the_limits(op, dtype, target):
 
 
 if __name__ == "__main__":
-    pairs = [(op, dtype) for op in OPS for dtype in DTYPES]
-    json.dump({f"{op} {dtype}": compiled(op, dtype, sys.argv[1]) for op, dtype in pairs}, sys.stdout)
+    cells = [(op, dtype) for op in OPS for dtype in DTYPES]
+    found = {f"{op} {dtype}": compiled(op, dtype, sys.argv[1]) for op, dtype in cells}
+    json.dump(found, sys.stdout)
