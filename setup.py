@@ -27,8 +27,12 @@ class CMakeBuild(build_ext):
         flags = [f"-D{name}={value}" for name, value in options.items()]
         flags += shlex.split(os.environ.get("CMAKE_ARGS", ""))  # e.g. -DTSGEN_CUDA=ON
         build = Path(self.build_temp).resolve()
-        # --fresh: a cache from before may name a deleted ninja (pip's isolated builds) or miss nvcc
-        configure = ["cmake", "--fresh", "-S", ROOT, "-B", build, "-G", "Ninja", *flags]
+        if not build.is_relative_to(ROOT):  # an editable install's, which is deleted after it
+            build = ROOT / "build" / "editable"
+        # a cache from before may name a deleted ninja (pip's isolated builds) or miss nvcc; objects
+        # stay, which --fresh would delete too
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *flags]
         # cmake and ninja may come from the environment that runs this without being active
         path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
         for command in (configure, ["cmake", "--build", build]):

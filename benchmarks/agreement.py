@@ -86,7 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=10_000, help="series of each model")
     args = parser.parse_args()
-    measure.save("agreement", {name: compare(name, args.n) for name in bundled.names()})
+    for name in bundled.names():
+        measure.save("agreement", {name: compare(name, args.n)})
 
 
 if __name__ == "__main__":
