@@ -26,7 +26,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "stft": {"torch": FLOATS, "cpu": (F32,)},
     "istft": {"torch": FLOATS, "cpu": (F32,)},
     "nearest_code": {"torch": FLOATS, "cpu": (F32,)},
-    "attention": {"torch": FLOATS, "cpu": (F32,)},
+    "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "sample_code": {"torch": FLOATS, "cpu": (F32,)},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
