@@ -119,3 +119,7 @@ STRIDES = [
 
 def integers(*names: str) -> dict[str, str]:
     return dict.fromkeys(names, "i32")
+
+
+def floats(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "*fp32")

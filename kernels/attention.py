@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tsgen.kernels import _attention_backward
 from tsgen.kernels._attention import (
     INPUTS,
     PACKED,
@@ -172,6 +173,10 @@ def attention(
     return out.transpose(1, 2)
 
 
+def attention_backward(*args: Tensor | None) -> tuple[Tensor, ...]:
+    return _attention_backward.attention_backward(*args, OPTIONS)
+
+
 # Read by tests/test_triton_compile.py: kernel, argument types ({} is q's), constants, dtype.
 SHIPPED = [
     (
@@ -189,4 +194,4 @@ SHIPPED = [
         (64, 65, True, True, True),
         (64, 257, True, True, False),
     )
-]
+] + _attention_backward.SHIPPED

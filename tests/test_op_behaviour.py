@@ -223,6 +223,30 @@ class TestAttention:
         assert torch.equal(bad, wanted)
 
     @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
+    @pytest.mark.parametrize("N", [9, 40])
+    def test_nan_value_stays_in_its_sequence(self, backend, N):
+        device = device_for("attention", backend, torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (5, 2, N, N, 16, True, True, False), device, torch.float32
+        )
+        q, k, v, *shared = inputs
+        v = v.clone()
+        v[3, 1, 2] = torch.nan
+        bad = ops.attention(q, k, v, *shared, backend=backend).isnan().any(-1).any(-1)
+        assert bad.nonzero().tolist() == [[3, 1]]
+
+    @pytest.mark.parametrize("N", [9, 70])
+    def test_triton_bits_do_not_depend_on_the_batch(self, N):
+        device = device_for("attention", "triton", torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (7, 2, N, N, 16, True, True, True), device, torch.float32
+        )
+        q, k, v, *shared, lengths = inputs
+        whole = self.all_of(inputs, "triton")[:4]
+        few = self.all_of([*(t[2:5] for t in (q, k, v)), *shared, lengths[2:5]], "triton")[:4]
+        assert_same(few, [t[2:5] for t in whole])
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
     def test_lengths_cut_sequences_off(self, backend):
         device = device_for("attention", backend, torch.float32)
         inputs = OPS["attention"].make_inputs(
