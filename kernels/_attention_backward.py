@@ -177,7 +177,7 @@ def attention_keys_kernel(
     dv,
     log_total,  # (B, H, M), unless WHOLE
     mean,
-    null_sums,  # (2, B, H, D): gradients of the null key and value
+    null_sums,  # (B, H, 2, D): gradients of the null key and value
     q_scale_sums,  # (programs, sequences of a program, D), if WHOLE
     k_scale_sums,
     grad_stride_b,
@@ -269,8 +269,8 @@ def attention_keys_kernel(
     null = there(j == N, b, B, PAIRS) & (d < D)
     tl.store(dv + at, dz.to(element), mask=stored)
     if NULL:
-        to = null_sums + (b * H + h) * D + d + tl.zeros_like(j)
-        tl.store(to + B.to(tl.int64) * H * D, dz, mask=null)
+        to = null_sums + (b * H + h) * 2 * D + d + tl.zeros_like(j)
+        tl.store(to + D, dz, mask=null)
     y = load_keys(k, k_stride_n, null_k, j, N, key, d, D, DIM, NULL)
     dy, dscale = through_norm(dy, y, k_scale, d, D, NORM, SMALLEST)
     tl.store(dk + at, dy.to(element), mask=stored)
@@ -323,7 +323,7 @@ def attention_backward(
     dq, dk, dv = (q.new_empty(B, n, H, D) for n in (M, N, N))
     size = tiles(M, keys, q.itemsize)
     n_tiles, groups = triton.cdiv(keys, size["KEYS"]), triton.cdiv(B, size["PAIRS"])
-    null_sums = q.new_empty(2, B, H, D, dtype=torch.float32)
+    null_sums = q.new_empty(B, H, 2, D, dtype=torch.float32)
     k_scale_sums = q.new_empty(groups * H * n_tiles * size["PAIRS"], D, dtype=torch.float32)
     q_scale_sums, log_total, mean = torch.empty_like(k_scale_sums), None, None
     if not size["WHOLE"] and dq.numel():
@@ -341,7 +341,7 @@ def attention_backward(
         attention_keys_kernel[groups * H * n_tiles,](*inputs, *outs, *sizes, **how, **size)
     elif dq.numel():
         dq.zero_()  # there is no key
-    sums = null_sums.sum(1), q_scale_sums.sum(0), k_scale_sums.sum(0)
+    sums = null_sums.sum(0).transpose(0, 1), q_scale_sums.sum(0), k_scale_sums.sum(0)
     given = zip(sums, (null_kv_2HD, q_scale_D, k_scale_D), strict=True)
     # an op cannot return None
     back = [q.new_empty(0) if t is None else g.to(t.dtype) for g, t in given]
