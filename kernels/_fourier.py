@@ -38,22 +38,24 @@ def analysis_kernel(
 ):
     pieces = tl.cdiv(F, ROWS)
     program = tl.program_id(0).to(tl.int64)
-    f = program % pieces * ROWS + tl.arange(0, ROWS)
+    f = (program % pieces).to(tl.int32) * ROWS + tl.arange(0, ROWS)
     # lanes are frames, of as many series as it takes
-    frame = program // pieces * BLOCK + tl.arange(0, BLOCK)
-    series, t = frame // T, frame % T
+    first = program // pieces * BLOCK
+    frame = (first % T).to(tl.int32) + tl.arange(0, BLOCK)
+    series, t = first // T + frame // T, frame % T
     start = t * hop - W // 2
     here = series < n_series
+    samples += series * L
     real = tl.zeros([ROWS, BLOCK], tl.float32)
     imaginary = tl.zeros([ROWS, BLOCK], tl.float32)
     for n in range(0, W // 2 + 1):
         # cosines are even and sines odd: n and W - n share their products
         m = W - n
-        a = sample(samples, weight, series, start + n, here, L, REFLECT)
+        a = sample(samples, weight, start + n, here, L, REFLECT)
         a *= tl.load(window + n).to(tl.float32)
         place = m + tl.zeros_like(t)
         two = here & (place < W) & (place != n)
-        b = sample(samples, weight, series, start + m, two, L, REFLECT)
+        b = sample(samples, weight, start + m, two, L, REFLECT)
         b *= tl.load(window + m % W).to(tl.float32)
         cosine = tl.load(basis + f * W + n, mask=f < F, other=0.0)
         sine = tl.load(basis + (F + f) * W + n, mask=f < F, other=0.0)
@@ -67,15 +69,15 @@ def analysis_kernel(
 
 
 @triton.jit
-def sample(samples, weight, series, l, mask, L, REFLECT: tl.constexpr):
+def sample(samples, weight, l, mask, L, REFLECT: tl.constexpr):
     """Samples l of some series, which are mirrored at their ends or 0 beyond them."""
     if REFLECT:
         l = tl.where(l < 0, -l, l)
         l = tl.where(l < L, l, 2 * (L - 1) - l)
-        x = tl.load(samples + series * L + l, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(samples + l, mask=mask, other=0.0).to(tl.float32)
     else:
         mask = mask & (l >= 0) & (l < L)
-        x = tl.load(samples + series * L + l, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(samples + l, mask=mask, other=0.0).to(tl.float32)
         x *= tl.load(weight + l, mask=mask, other=0.0)
     return x
 
@@ -99,7 +101,7 @@ def synthesis_kernel(
     pieces = tl.cdiv(L, BLOCK)
     program = tl.program_id(0).to(tl.int64)
     series = program // pieces * SERIES + tl.arange(0, SERIES)
-    first = program % pieces * BLOCK
+    first = (program % pieces).to(tl.int32) * BLOCK
     l = first + tl.arange(0, BLOCK)
     here = series < n_series
     planes += series[:, None] * 2 * F * T
