@@ -285,23 +285,23 @@ def attention_keys_kernel(
             tl.store(q_scale_sums + at, q_scale_sum, mask=d < D)
 
 
-def tiles(M: int, keys: int, itemsize: int) -> dict[str, int]:
+def tiles(M: int, keys: int, D: int, itemsize: int) -> dict[str, int]:
     """Sizes of a program of keys: all of them, if the registers hold their gradients."""
     exact = itemsize == 4  # as in attention.py
     whole = keys <= (16 if exact else 64)
-    most = 16 if exact or (whole and keys > 32) else 32
     return {
         "WHOLE": whole,
         "PAIRS": PACKED if max(M, keys) <= 16 and not exact else 1,
-        "KEYS": block(keys, 64 if whole else 32),
-        "BLOCK_M": block(M, most),
+        "KEYS": block(keys, 64 if whole else 16 if exact else 32),
+        "BLOCK_M": block(M, 16 if whole or (exact and D <= 32) else 32),
     }
 
 
 def query_tiles(M: int, itemsize: int) -> dict[str, int]:
     """Sizes of a program of queries."""
     exact = itemsize == 4
-    return {"BLOCK_M": block(M, 32 if exact else 64), "BLOCK": 32, "RELOAD": exact}
+    most, keys = (16, 16) if exact else (64, 32)
+    return {"BLOCK_M": block(M, most), "BLOCK": keys, "RELOAD": exact}
 
 
 def attention_backward(
@@ -321,7 +321,7 @@ def attention_backward(
     inputs = [*rows, *dense(null_kv_2HD, q_scale_D, k_scale_D, lengths_B)]
     how = constants(D, null_kv_2HD, q_scale_D, lengths_B) | options
     dq, dk, dv = (q.new_empty(B, n, H, D) for n in (M, N, N))
-    size = tiles(M, keys, q.itemsize)
+    size = tiles(M, keys, D, q.itemsize)
     n_tiles, groups = triton.cdiv(keys, size["KEYS"]), triton.cdiv(B, size["PAIRS"])
     null_sums = q.new_empty(B, H, 2, D, dtype=torch.float32)
     k_scale_sums = q.new_empty(groups * H * n_tiles * size["PAIRS"], D, dtype=torch.float32)
@@ -358,7 +358,7 @@ SHIPPED = [
         | {"dk": "*{}", "dv": "*{}"}
         | floats("log_total", "mean", "null_sums", "q_scale_sums", "k_scale_sums")
         | integers(*GRADIENT_STRIDES, "B", "H", "M", "N", "n_tiles"),
-        wanted(D, null, norm, lengths) | tiles(M, M + null, itemsize),
+        wanted(D, null, norm, lengths) | tiles(M, M + null, D, itemsize),
         dtype,
     )
     for dtype, itemsize in (("fp32", 4), ("bf16", 2))

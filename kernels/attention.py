@@ -131,14 +131,14 @@ def attention_kernel(
 def tiles(M: int, keys: int, itemsize: int) -> dict[str, int]:
     """Sizes of a program: short sequences are packed, others in tiles that fit the registers."""
     exact = itemsize == 4  # no tensor cores: a thread keeps the rows that it multiplies
-    packed = max(M, keys) <= (16 if exact else 32)
+    packed = max(M, keys) <= 32 and not exact
     rows = 32 if exact else 64 if triton.cdiv(M, 64) % 2 else 128
     full = whole_blocks(keys, itemsize)
     return {
         "PAIRS": PACKED if packed else 1,
         "BLOCK_M": block(M, rows),
         "BLOCK": BLOCK,
-        "TAIL": block(keys - full, 64),
+        "TAIL": BLOCK if exact and full else block(keys - full, 64),
         "LOOP": full > 0,
         "RELOAD": exact,
         "STAGES": 1 if exact else 2,

@@ -42,9 +42,11 @@ def compiled(op: str, dtype: str, target: str) -> list[dict[str, Any]]:
             kernel,
             signature=types | dict.fromkeys(constants, "constexpr"),
             constexprs=constants,
-            # what a launch would find out: addresses divide by 16
+            # what a launch would find out: addresses divide by 16, and so do strides of whole heads
             attrs={
-                (i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if "*" in t
+                (i,): [["tt.divisibility", 16]]
+                for i, (name, t) in enumerate(types.items())
+                if "*" in t or "stride" in name
             },
         )
         gpu = GPUTarget(*TARGETS[target][0])
