@@ -93,7 +93,6 @@ def attention_queries_kernel(
     LENGTHS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK: tl.constexpr,
-    RELOAD: tl.constexpr,
 ):
     element: tl.constexpr = q.dtype.element_ty
     to_log2: tl.constexpr = 1.4426950408889634 * D**-0.5
@@ -119,9 +118,6 @@ def attention_queries_kernel(
         y = load_keys(k, k_stride_n, null_k, j, N, j < used, d, D, DIM, NULL)
         y = normalised(y, k_scale, d, D, NORM, SMALLEST)
         z = load_keys(v, v_stride_n, null_v, j, N, j < used, d, D, DIM, NULL)
-        if RELOAD:
-            x = normalised(load_rows(q, row, d, D, DIM), q_scale, d, D, NORM, SMALLEST)
-            g = load_rows(grad, row, d, D, DIM)
         j = j0 + across(BLOCK, 1)
         s = tl.dot(x, tl.trans(y), input_precision="ieee") * to_log2
         s = tl.where((j < used) | (j == N) if NULL else j < used, s, float("-inf"))
@@ -144,9 +140,6 @@ def attention_queries_kernel(
         y = load_keys(k, k_stride_n, null_k, j, N, j < used, d, D, DIM, NULL)
         y = normalised(y, k_scale, d, D, NORM, SMALLEST)
         z = load_keys(v, v_stride_n, null_v, j, N, j < used, d, D, DIM, NULL)
-        if RELOAD:
-            x = normalised(load_rows(q, row, d, D, DIM), q_scale, d, D, NORM, SMALLEST)
-            g = load_rows(grad, row, d, D, DIM)
         j = j0 + across(BLOCK, 1)
         s = tl.dot(x, tl.trans(y), input_precision="ieee") * to_log2
         s = tl.where((j < used) | (j == N) if NULL else j < used, s, float("-inf"))
@@ -299,9 +292,8 @@ def tiles(M: int, keys: int, D: int, itemsize: int) -> dict[str, int]:
 
 def query_tiles(M: int, itemsize: int) -> dict[str, int]:
     """Sizes of a program of queries."""
-    exact = itemsize == 4
-    most, keys = (16, 16) if exact else (64, 32)
-    return {"BLOCK_M": block(M, most), "BLOCK": keys, "RELOAD": exact}
+    most, keys = (32, 16) if itemsize == 4 else (64, 32)
+    return {"BLOCK_M": block(M, most), "BLOCK": keys}
 
 
 def attention_backward(
