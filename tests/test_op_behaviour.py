@@ -223,6 +223,44 @@ class TestAttention:
         assert torch.equal(bad, wanted)
 
     @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
+    @pytest.mark.parametrize("N", [9, 40])
+    def test_nan_value_stays_in_its_sequence(self, backend, N):
+        device = device_for("attention", backend, torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (5, 2, N, N, 16, True, True, False), device, torch.float32
+        )
+        q, k, v, *shared = inputs
+        v = v.clone()
+        v[3, 1, 2] = torch.nan
+        bad = ops.attention(q, k, v, *shared, backend=backend).isnan().any(-1).any(-1)
+        assert bad.nonzero().tolist() == [[3, 1]]
+
+    @pytest.mark.parametrize("N", [9, 17, 40, 70, 130])
+    def test_triton_tiles_of_halves(self, N):
+        """Not those of float32. float16 is what the interpreter can do of both halves."""
+        device, f16 = device_for("attention", "triton", torch.float32), torch.float16
+        inputs = OPS["attention"].make_inputs((3, 1, N, N, 16, True, True, True), device, f16)
+        grad = torch.randn(3, 1, N, 16, device=device).to(f16)
+        out = dispatch.load("attention", "triton")(*inputs)
+        grads = dispatch.load("attention_backward", "triton")(grad, *inputs)
+        leaves = [t.double().requires_grad_() for t in inputs[:6]]
+        ref = OPS["attention"].reference(*leaves, inputs[6])
+        ref_grads = torch.autograd.grad(ref, leaves, grad.double())
+        for a, b in zip((out, *grads), (ref, *ref_grads), strict=True):
+            assert (a.double() - b).abs().amax() <= 1e-2 * b.abs().amax(), a.shape
+
+    @pytest.mark.parametrize("N", [9, 40])
+    def test_triton_bits_do_not_depend_on_the_batch(self, N):
+        device = device_for("attention", "triton", torch.float32)
+        inputs = OPS["attention"].make_inputs(
+            (5, 1, N, N, 16, True, True, True), device, torch.float32
+        )
+        q, k, v, *shared, lengths = inputs
+        whole = self.all_of(inputs, "triton")[:4]
+        few = self.all_of([*(t[2:4] for t in (q, k, v)), *shared, lengths[2:4]], "triton")[:4]
+        assert_same(few, [t[2:4] for t in whole])
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
     def test_lengths_cut_sequences_off(self, backend):
         device = device_for("attention", backend, torch.float32)
         inputs = OPS["attention"].make_inputs(

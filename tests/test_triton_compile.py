@@ -33,15 +33,19 @@ def compiled(op: str, dtype: str, target: str) -> list[dict[str, Any]]:
     kernels = importlib.import_module(f"tsgen.kernels.{op}")
     backend, *_ = TARGETS[target][0]
     found = []
-    for kernel, types, constants in kernels.SHIPPED:
+    for kernel, types, constants, *only in kernels.SHIPPED:
+        if only and dtype not in only:
+            continue
         types = {name: kind.format(dtype) for name, kind in types.items()}
         source = triton.compiler.ASTSource(
             kernel,
             signature=types | dict.fromkeys(constants, "constexpr"),
             constexprs=constants,
-            # what a launch would find out: addresses divide by 16
+            # what a launch would find out: addresses divide by 16, and so do strides of whole heads
             attrs={
-                (i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if "*" in t
+                (i,): [["tt.divisibility", 16]]
+                for i, (name, t) in enumerate(types.items())
+                if "*" in t or "stride" in name
             },
         )
         gpu = GPUTarget(*TARGETS[target][0])

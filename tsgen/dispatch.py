@@ -24,10 +24,10 @@ HALVES = (F32, BF16, F16)
 
 TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
-    "stft": {"torch": FLOATS, "cpu": (F32,)},
-    "istft": {"torch": FLOATS, "cpu": (F32,)},
+    "stft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "istft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "nearest_code": {"torch": FLOATS, "cpu": (F32,)},
-    "attention": {"torch": FLOATS, "cpu": (F32,)},
+    "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "sample_code": {"torch": FLOATS, "cpu": (F32,)},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
