@@ -25,7 +25,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
     "stft": {"torch": FLOATS, "cpu": (F32,)},
     "istft": {"torch": FLOATS, "cpu": (F32,)},
-    "nearest_code": {"torch": FLOATS, "cpu": (F32,)},
+    "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "attention": {"torch": FLOATS, "cpu": (F32,)},
     "sample_code": {"torch": FLOATS, "cpu": (F32,)},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
