@@ -99,12 +99,13 @@ class TestStft:
 
 class TestNearestCode:
     @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
-    @pytest.mark.parametrize("K", [200, 700])
-    def test_tie_goes_to_the_lowest_index(self, backend, K):
+    @pytest.mark.parametrize(("K", "times"), [(200, 1), (700, 1), (200, 7)])
+    def test_tie_goes_to_the_lowest_index(self, backend, K, times):
         device = device_for("nearest_code", backend, torch.float32)
         rng = torch.Generator().manual_seed(0)
-        x_ND = torch.randint(-2, 3, (100, 3), generator=rng)
+        x_ND = torch.randint(-2, 3, (100, 3), generator=rng).repeat(1, times)
         codes_KD = torch.randint(-2, 3, (K, 3), generator=rng)  # 125 places: many duplicates
+        codes_KD = codes_KD.repeat(1, times)
         best_N = (x_ND[:, None] - codes_KD).square().sum(-1).argmin(-1)
         # small integers are exact in float32 in any order of summation: no tolerance
         found = ops.nearest_code(
@@ -114,14 +115,17 @@ class TestNearestCode:
 
     def test_tie_on_every_instruction_set(self, isa):
         for K in (200, 700):
-            self.test_tie_goes_to_the_lowest_index("cpu", K)
+            self.test_tie_goes_to_the_lowest_index("cpu", K, 1)
 
     @pytest.mark.parametrize("backend", dispatch.TABLE["nearest_code"])
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-    @pytest.mark.parametrize("K", [6, 700])
-    def test_what_is_not_finite_is_flagged_and_never_wins(self, backend, bad, K):
+    @pytest.mark.parametrize(("K", "D"), [(6, 3), (700, 3), (70, 40)])
+    @pytest.mark.filterwarnings(
+        "ignore:(invalid|All-NaN):RuntimeWarning"
+    )  # of Triton's interpreter
+    def test_what_is_not_finite_is_flagged_and_never_wins(self, backend, bad, K, D):
         device = device_for("nearest_code", backend, torch.float32)
-        codes_KD = torch.randn(K, 3)
+        codes_KD = torch.randn(K, D)
         x_ND = codes_KD[1:6].clone()
         x_ND[2, 1], codes_KD[0, 0] = bad, bad
         found = ops.nearest_code(x_ND.to(device), codes_KD.to(device), stats=True, backend=backend)

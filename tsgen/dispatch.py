@@ -26,7 +26,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
     "stft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "istft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "nearest_code": {"torch": FLOATS, "cpu": (F32,)},
+    "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "sample_code": {"torch": FLOATS, "cpu": (F32,)},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
