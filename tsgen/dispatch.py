@@ -29,7 +29,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "attention": {"torch": FLOATS, "cpu": (F32,)},
     "sample_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
-    "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,)},
+    "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
