@@ -285,7 +285,8 @@ class TestSampleCode:
         device = device_for("sample_code", backend, torch.float32)
         rng = torch.Generator().manual_seed(0)
         logits_K = torch.randn(37, generator=rng) * 2
-        n = 200_000
+        interpreted = dispatch.INTERPRETED and backend == "triton"  # which is slow
+        n = 20_000 if interpreted else 200_000
         u_R = torch.rand(n, generator=rng, dtype=torch.float64)
         ids_R, _ = ops.sample_code(
             logits_K.expand(n, -1).to(device), u_R.to(device), temperature=0.8, backend=backend
@@ -296,6 +297,9 @@ class TestSampleCode:
         assert chi2 < 36 + 5 * math.sqrt(2 * 36)  # 5 sigma over 36 degrees of freedom
 
     @pytest.mark.parametrize("backend", dispatch.TABLE["sample_code"])
+    @pytest.mark.filterwarnings(
+        "ignore:(invalid|All-NaN):RuntimeWarning"
+    )  # of Triton's interpreter
     def test_edges(self, backend):
         device = device_for("sample_code", backend, torch.float32)
         logits = torch.tensor(

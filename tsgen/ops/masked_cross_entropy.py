@@ -50,7 +50,7 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bias_grad = h_MD.new_empty(0 if bias_K is None else len(weight_KD))
     return (
-        h_MD.new_empty(()),
+        h_MD.new_empty((), dtype=compute_dtype(h_MD)),
         h_MD.new_empty(h_MD.shape),
         h_MD.new_empty(weight_KD.shape),
         bias_grad,
