@@ -74,16 +74,23 @@ def compiled(op: str, dtype: str, target: str) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def report(target: str) -> dict[str, list[dict[str, Any]]]:
-    """`compiled` of every op and dtype, by "op dtype"."""
-    # a process of its own: under TRITON_INTERPRET, @triton.jit makes nothing that compiles
+def started() -> dict[str, subprocess.Popen[str]]:
+    """A compiling process for each target, side by side."""
+    # of their own: under TRITON_INTERPRET, @triton.jit makes nothing that compiles
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env["PYTHONPATH"] = os.pathsep.join([TRITON, *sys.path])
-    done = subprocess.run(
-        [sys.executable, __file__, target], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, __file__]
+    return {target: subprocess.Popen([*command, target], env=env, **pipes) for target in TARGETS}
+
+
+@functools.cache
+def report(target: str) -> dict[str, list[dict[str, Any]]]:
+    """`compiled` of every op and dtype, by "op dtype"."""
+    process = started()[target]
+    out, error = process.communicate()
+    assert process.returncode == 0, error
+    return json.loads(out)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("target", TARGETS)
