@@ -41,7 +41,7 @@ def compiled(op: str, dtype: str, target: str) -> list[dict[str, Any]]:
             kernel,
             signature=types | dict.fromkeys(constants, "constexpr"),
             constexprs=constants,
-            # what a launch would find out: addresses divide by 16, and so do q_stride_b and its like
+            # what a launch would find out: addresses divide by 16, and q_stride_b and its like
             attrs={
                 (i,): [["tt.divisibility", 16]]
                 for i, (name, t) in enumerate(types.items())
