@@ -34,7 +34,8 @@ sanitize: $(VENV)/.installed-test
 	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py tests/test_engine_cpu.py \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py \
+	    tests/test_op_behaviour_draws.py tests/test_engine_cpu.py \
 	  -k "(cpu or instruction_set or threads) and not ctrl_c"
 
 # Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton

@@ -107,9 +107,8 @@ def gflop(config: ModelConfig, n: int) -> float:
 def compiled(model: tsgen.Model) -> tsgen.Model:
     """The same model, whose transformers and decoder engine torch runs through Inductor.
 
-    Sizes that change become symbols when they first do. With all of them symbols from the start
-    (dynamic=True) compiling does not end in ten minutes; with none (dynamic=False) it takes
-    minutes, for every number of masked tokens, and sampling is no faster.
+    Sizes that change become symbols when they first do, as torch.compile has it by itself: LOG.md
+    says what its other modes did.
     """
     network = copy.deepcopy(model.network)
     for prior in network.each_prior():
