@@ -2,18 +2,15 @@
 // are computed along with the loss, since the logits they need are in the cache then; to have them
 // again later would cost a third more arithmetic.
 #include <cstring>
-#include <memory>
 
 #include "machine/parallel.h"
+#include "machine/scratch.h"
 #include "ops.h"
 #include "simd/cross_entropy.h"
 #include "simd/head.h"
 
 namespace tsgen::cpu {
 namespace {
-
-using Buffer = std::unique_ptr<float[]>;
-Buffer buffer(int64_t n) { return Buffer(new float[n]); }
 
 void gather(const float* h, const int64_t* rows, float* to, int64_t n, int64_t D) {
   for (int64_t r = 0; r < n; ++r) std::memcpy(to + r * D, h + rows[r] * D, D * sizeof(float));
@@ -32,15 +29,15 @@ void masked_cross_entropy(const float* h, const float* weight, const float* bias
                           int64_t K, int64_t D, int64_t n_threads) {
   const auto head = TSGEN_BEST(head_rows);
   const auto row_loss = TSGEN_BEST(cross_entropy_row);
-  const Buffer packed = buffer(TSGEN_BEST(packed_head_size)(K, D));
+  const auto packed = scratch<float>(TSGEN_BEST(packed_head_size)(K, D));
   TSGEN_BEST(pack_head)(weight, packed.get(), K, D);
-  const std::unique_ptr<double[]> losses(new double[R]);
+  const auto losses = scratch<double>(R);
   const int64_t at_once = head_rows_at_once(K);
   n_threads = useful_threads(n_threads, R * K * D);
-  const Buffer scratch = buffer(n_threads * at_once * (D + K));
+  const ThreadScratch memory(n_threads, at_once * (D + K));
 
   parallel_for((R + at_once - 1) / at_once, n_threads, [&](int64_t task, int64_t thread) {
-    float* const mine = scratch.get() + thread * at_once * (D + K);
+    float* const mine = memory.of(thread);
     float* const logits = mine + at_once * D;
     const int64_t first = task * at_once, n = R - first < at_once ? R - first : at_once;
     gather(h, rows + first, mine, n, D);
@@ -65,12 +62,13 @@ struct Backward {
   int64_t at_once = head_rows_at_once(sizes.K);
   // a cache full for each thread; any number gives the same bits, as sums over rows go in order
   int64_t stage = 2 * n_threads * at_once, ld_h = stage + 16;
-  Buffer packed = buffer(TSGEN_BEST(packed_head_size)(sizes.K, sizes.D));
-  Buffer packed_back = buffer(TSGEN_BEST(packed_head_back_size)(sizes.K, sizes.D));
-  Buffer logits = buffer(stage * sizes.ld), h_t = buffer((sizes.D + 1) * ld_h);
-  Buffer grad_t = buffer((sizes.D + 1) * sizes.ld);
-  Buffer scratch = buffer(n_threads * at_once * sizes.D);
-  std::unique_ptr<double[]> losses{new double[R]};
+  Scratch<float> packed = scratch<float>(TSGEN_BEST(packed_head_size)(sizes.K, sizes.D));
+  Scratch<float> packed_back = scratch<float>(TSGEN_BEST(packed_head_back_size)(sizes.K, sizes.D));
+  Scratch<float> logits = scratch<float>(stage * sizes.ld),
+                 h_t = scratch<float>((sizes.D + 1) * ld_h);
+  Scratch<float> grad_t = scratch<float>((sizes.D + 1) * sizes.ld);
+  ThreadScratch memory{n_threads, at_once * sizes.D};
+  Scratch<double> losses = scratch<double>(R);
 
   void rows_of_stage(int64_t first, int64_t n, float* mine) const {
     const auto row_loss = TSGEN_BEST(cross_entropy_row_backward);
@@ -106,8 +104,7 @@ struct Backward {
       const int64_t n = R - from < stage ? R - from : stage;
       parallel_for((n + at_once - 1) / at_once, n_threads, [&](int64_t task, int64_t thread) {
         const int64_t first = task * at_once, left = n - first;
-        rows_of_stage(from + first, left < at_once ? left : at_once,
-                      scratch.get() + thread * at_once * sizes.D);
+        rows_of_stage(from + first, left < at_once ? left : at_once, memory.of(thread));
       });
       parallel_for(n_stretches, n_threads, [&](int64_t task, int64_t) {
         TSGEN_BEST(head_weight_backward)

@@ -6,11 +6,10 @@
 #include "machine/parallel.h"
 #include "machine/scratch.h"
 #include "ops.h"
+#include "parts.h"
 
 namespace tsgen::cpu {
 namespace {
-
-constexpr int64_t AT_ONCE = 1024;  // numbers of each chunk that are added up by a task
 
 // Rows of a task. With statistics it is a chunk with its own float32 sums, so it may depend on K
 // alone; chunks of 4 K rows need a quarter of the memory of x for them.
@@ -18,16 +17,6 @@ int64_t rows_per_task(int64_t N, int64_t K, bool stats, int64_t n_threads) {
   const int64_t wanted =
       stats ? std::max<int64_t>(1024, 4 * K) : std::min<int64_t>(256, N / (4 * n_threads));
   return std::max<int64_t>(1, (wanted + MOST_ROWS - 1) / MOST_ROWS) * MOST_ROWS;
-}
-
-// out[i] = Σ parts[part, i], in the order of the parts and as Sum, for some of the i.
-template <typename Sum, typename T>
-void add_parts(const T* parts, int64_t n_parts, int64_t size, int64_t begin, T* out) {
-  Sum total[AT_ONCE]{};
-  const int64_t n = std::min(AT_ONCE, size - begin);
-  for (int64_t part = 0; part < n_parts; ++part)
-    for (int64_t i = 0; i < n; ++i) total[i] += parts[part * size + begin + i];
-  for (int64_t i = 0; i < n; ++i) out[begin + i] = (T)total[i];
 }
 
 }  // namespace
@@ -60,8 +49,7 @@ void nearest_code(const float* x, const float* codes, int64_t* ids, float* dista
     }
   });
   if (!counts) return;
-  for (int64_t k = 0; k < K; k += AT_ONCE)
-    add_parts<int64_t>(part_counts.get(), n_tasks, K, k, counts);
+  add_parts<int64_t>(part_counts.get(), n_tasks, K, counts);
   parallel_for((K * D + AT_ONCE - 1) / AT_ONCE, n_threads, [&](int64_t task, int64_t) {
     add_parts<double>(part_sums.get(), n_tasks, K * D, task * AT_ONCE, sums);
   });

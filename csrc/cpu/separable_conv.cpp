@@ -7,6 +7,7 @@
 #include "machine/parallel.h"
 #include "machine/scratch.h"
 #include "ops.h"
+#include "parts.h"
 #include "simd/lanes.h"
 
 namespace tsgen::cpu {
@@ -37,26 +38,6 @@ struct Tasks {
   }
 };
 
-// mean[o] and var[o] over everything, from those of the tasks (Chan et al. 1979).
-void merge(const std::vector<Moments>& parts, const SeparableConv& op, int64_t lanes, float* mean,
-           float* var) {
-  for (int64_t o = 0; o < op.O; ++o) {
-    Moments all{};
-    int64_t seen = 0;
-    for (size_t i = 0; i * op.O < parts.size(); ++i) {
-      const Moments& part = parts[i * op.O + o];
-      const int64_t more = std::min(lanes, op.B - seen);
-      const double away = part.mean - all.mean, share = (double)more / (double)(seen + more);
-      const double positions = (double)(op.H * out_width(op));
-      all.squares += part.squares + away * away * share * (double)seen * positions;
-      all.mean += away * share;
-      seen += more;
-    }
-    mean[o] = (float)all.mean;
-    var[o] = (float)(all.squares / (double)(op.B * op.H * out_width(op)));
-  }
-}
-
 }  // namespace
 
 void separable_conv(const float* x, const float* a, const float* gain, const float* shift,
@@ -72,7 +53,11 @@ void separable_conv(const float* x, const float* a, const float* gain, const flo
   tasks.run(B, [&](int64_t task, int64_t b, int64_t n, float* scratch) {
     forward(op, b, n, scratch, y, mean ? moments.data() + task * O : nullptr);
   });
-  if (mean) merge(moments, op, tasks.lanes, mean, var);
+  for (int64_t o = 0; o < O && mean; ++o) {
+    Moments all{};
+    for (int64_t task = 0; task < tasks.n; ++task) add(all, moments[task * O + o]);
+    mean[o] = (float)all.mean, var[o] = (float)(all.squares / all.n);
+  }
 }
 
 void separable_conv_backward(const float* grad_y, const float* grad_mean, const float* grad_var,
@@ -105,13 +90,11 @@ void separable_conv_backward(const float* grad_y, const float* grad_mean, const 
     backward(op, grads, b, n, scratch,
              {part[0], part[1], part[2], part[3], part[4], part[5], part[6]});
   });
-  int64_t at = 0;
-  for (int i = 0; i < 7; at += sizes[i++])
-    for (int64_t j = 0; j < sizes[i] && outputs[i]; ++j) {
-      double total = 0;
-      for (int64_t task = 0; task < tasks.n; ++task) total += (double)parts[task * size + at + j];
-      outputs[i][j] = (float)total;
-    }
+  std::vector<float> total(size);
+  add_parts<double>(parts.data(), tasks.n, size, total.data());
+  const float* next = total.data();
+  for (int i = 0; i < 7; next += sizes[i++])
+    if (outputs[i]) std::copy_n(next, sizes[i], outputs[i]);
 }
 
 }  // namespace tsgen::cpu

@@ -9,16 +9,13 @@
 namespace tsgen::cpu {
 namespace {
 
-constexpr float SMALLEST_A = 1e-9f;  // sin²(ay)/a is a y² there: the limit at a = 0 instead of 0/0
-constexpr int64_t WORK = 16;         // multiplications that a number costs, for useful_threads
-constexpr int64_t AT_ONCE = 4096;    // numbers a task should have at least
+constexpr int64_t WORK = 16;       // multiplications that a number costs, for useful_threads
+constexpr int64_t AT_ONCE = 4096;  // numbers a task should have at least
 
 struct Channel {
   float a, gain, shift;
   Channel(const float* a_C, const float* gain_C, const float* shift_C, int64_t c)
-      : a(a_C[c] == 0 ? SMALLEST_A : a_C[c]),
-        gain(gain_C ? gain_C[c] : 1.0f),
-        shift(shift_C ? shift_C[c] : 0.0f) {}
+      : a(nonzero(a_C[c])), gain(gain_C ? gain_C[c] : 1.0f), shift(shift_C ? shift_C[c] : 0.0f) {}
 };
 
 }  // namespace

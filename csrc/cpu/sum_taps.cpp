@@ -6,6 +6,8 @@
 
 #include "machine/parallel.h"
 #include "ops.h"
+#include "parts.h"
+#include "simd/moments.h"
 
 namespace tsgen::cpu {
 namespace {
@@ -23,15 +25,11 @@ void sum_taps(const float* products, const int64_t* source, const float* bias, f
     const SumTaps op{products + b * M * T * F, bias, source, M, T, F, N};
     forward(op, h + b * N * F, means.data() + b * F, squares.data() + b * F);
   });
-  for (int64_t f = 0; f < F; ++f) {  // all have N rows each (Chan et al. 1979)
-    double total = 0, off = 0;
-    for (int64_t b = 0; b < B; ++b) total += (double)means[b * F + f];
-    const double middle = total / (double)B;
-    for (int64_t b = 0; b < B; ++b) {
-      const double away = (double)means[b * F + f] - middle;
-      off += (double)squares[b * F + f] + away * away * (double)N;
-    }
-    mean[f] = (float)middle, var[f] = (float)(off / (double)(B * N));
+  for (int64_t f = 0; f < F; ++f) {
+    Moments all{};
+    for (int64_t b = 0; b < B; ++b)
+      add(all, {(double)N, (double)means[b * F + f], (double)squares[b * F + f]});
+    mean[f] = (float)all.mean, var[f] = (float)(all.squares / all.n);
   }
 }
 
@@ -50,11 +48,7 @@ void sum_taps_backward(const float* grad_h, const float* grad_mean, const float*
     backward(op, grad_h + b * N * F, add.data(), slope.data(), mean, rows.data() + thread * F,
              grad_products + b * M * T * F, parts.data() + b * F);
   });
-  for (int64_t f = 0; f < F; ++f) {
-    double total = 0;
-    for (int64_t b = 0; b < B; ++b) total += (double)parts[b * F + f];
-    grad_bias[f] = (float)total;
-  }
+  add_parts<double>(parts.data(), B, F, grad_bias);
 }
 
 }  // namespace tsgen::cpu

@@ -20,10 +20,6 @@ static inline Floats square_root(Floats x) {
 #endif
 }
 
-static inline Floats load_some(const float* from, int64_t n) {
-  return n >= LANES ? load(from) : load_first(from, n);
-}
-
 // Rows of D numbers; the first may lie elsewhere.
 struct Rows {
   const float* null;  // or there is none

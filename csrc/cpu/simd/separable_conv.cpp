@@ -6,57 +6,13 @@
 
 #include "engine/arena.h"
 #include "simd/gemm.h"
+#include "simd/snake.h"
 #include "simd/snake_vectors.h"
+#include "simd/taps.h"
 #include "simd/turn.h"
 
 namespace tsgen::cpu::TSGEN_ISA {
 namespace {
-
-constexpr float SMALLEST_A = 1e-9f;  // as in csrc/cpu/snake.cpp
-constexpr int64_t MOST_TAPS = 12;
-
-// Which inputs an output is a sum of. A channel's inputs lie in rows with a column before and
-// behind, and with a row above and below where the kernel has three: the halo.
-struct Plan {
-  int64_t H, W, out_W, halo_H, halo_W;
-  int64_t step;      // input columns from an output to the next of its phase
-  int64_t n_phases;  // outputs a step, each with taps of its own
-  int64_t n_taps;    // of a phase
-  int64_t offset[2][MOST_TAPS], tap[2][MOST_TAPS];
-  bool replicate;  // the halo repeats the edge; else it is 0
-
-  int64_t inputs() const { return H * W; }
-  int64_t outputs() const { return H * out_W; }
-  int64_t halo() const { return halo_H * halo_W; }
-  int64_t margin_rows() const { return (halo_H - H) / 2; }
-  int64_t margin_columns() const { return (halo_W - W) / 2; }
-};
-
-Plan plan_of(const SeparableConv& op) {
-  const int64_t rows = op.kernel_rows, width = op.kind == Taps::same ? 3 : 4;
-  Plan plan{};
-  plan.H = op.H, plan.W = op.W, plan.out_W = out_width(op);
-  if (op.kind == Taps::none) {
-    plan.halo_H = op.H, plan.halo_W = op.W;
-    return plan;
-  }
-  plan.halo_H = op.H + rows - 1, plan.halo_W = op.W + 2;
-  plan.step = op.kind == Taps::halve ? 2 : 1, plan.n_phases = op.kind == Taps::twice ? 2 : 1;
-  plan.n_taps = rows * width / plan.n_phases;
-  plan.replicate = op.kind == Taps::halve;
-  for (int64_t phase = 0; phase < plan.n_phases; ++phase)
-    for (int64_t i = 0, k = 0; i < rows; ++i)
-      for (int64_t j = 0; j < width; ++j) {
-        int64_t row = i, column = j;
-        if (op.kind == Taps::twice) {  // output column 2 m + phase is 2 w - 1 + j
-          if ((phase + 1 - j) % 2) continue;
-          row = rows - 1 - i, column = 1 + (phase + 1 - j) / 2;
-        }
-        plan.offset[phase][k] = (row * plan.halo_W + column) * LANES;
-        plan.tap[phase][k++] = i * width + j;
-      }
-  return plan;
-}
 
 // Floats from a channel's positions to the next one's: an odd number of vectors, so that those of
 // one position are spread over the cache.
@@ -73,67 +29,28 @@ struct Activation {
   bool any;
   float a = 1, gain = 1, shift = 0;
   Activation(const SeparableConv& op, int64_t c) : any(op.a != nullptr) {
-    if (any) a = op.a[c] == 0 ? SMALLEST_A : op.a[c];
+    if (any) a = nonzero(op.a[c]);
     if (op.gain) gain = op.gain[c], shift = op.shift[c];
   }
 };
+
+// `with` everywhere; n is a whole number of vectors.
+void fill(float* to, int64_t n, float with) {
+  for (int64_t i = 0; i < n; i += LANES) store(to + i, all(with));
+}
 
 // LANES positions of n series `stride` apart, at most `rest` of them; other lanes are 0.
 void load_square(const float* from, int64_t stride, int64_t n, int64_t rest, Floats* square) {
   for (int64_t r = 0; r < LANES; ++r) {
     const float* const at = from + r * stride;
-    square[r] = r >= n ? Floats{} : rest >= LANES ? load(at) : load_first(at, rest);
+    square[r] = r < n ? load_some(at, rest) : Floats{};
   }
   turn(square);
 }
 
 void store_square(float* to, int64_t stride, int64_t n, int64_t rest, Floats* square) {
   turn(square);
-  for (int64_t r = 0; r < n; ++r)
-    if (rest >= LANES)
-      store(to + r * stride, square[r]);
-    else
-      store_first(to + r * stride, square[r], rest);
-}
-
-// The edges of a halo, once its inside is there.
-void fill_halo(const Plan& plan, float* halo) {
-  if (!plan.replicate) return;  // 0 since the beginning
-  const auto copy = [&](int64_t to, int64_t from) {
-    store(halo + to * LANES, load(halo + from * LANES));
-  };
-  const int64_t top = plan.margin_rows(), width = plan.halo_W;
-  for (int64_t h = top; h < top + plan.H; ++h)
-    copy(h * width, h * width + 1), copy((h + 1) * width - 1, (h + 1) * width - 2);
-  for (int64_t w = 0; w < width && top; ++w) {
-    copy(w, width + w);
-    copy((plan.halo_H - 1) * width + w, (plan.halo_H - 2) * width + w);
-  }
-}
-
-// The transpose of fill_halo: what the edges are given belongs to those they repeat.
-void fold_halo(const Plan& plan, float* halo) {
-  if (!plan.replicate) return;
-  const auto add = [&](int64_t to, int64_t from) {
-    store(halo + to * LANES, load(halo + to * LANES) + load(halo + from * LANES));
-  };
-  const int64_t top = plan.margin_rows(), width = plan.halo_W;
-  for (int64_t w = 0; w < width && top; ++w) {
-    add(width + w, w);
-    add((plan.halo_H - 2) * width + w, (plan.halo_H - 1) * width + w);
-  }
-  for (int64_t h = top; h < top + plan.H; ++h)
-    add(h * width + 1, h * width), add((h + 1) * width - 2, (h + 1) * width - 1);
-}
-
-// Calls each(p, at) for every position p, in order, and its place in a halo.
-template <typename Each>
-void over_positions(const Plan& plan, const Each& each) {
-  int64_t p = 0;
-  for (int64_t h = 0; h < plan.H; ++h) {
-    const int64_t row = (h + plan.margin_rows()) * plan.halo_W + plan.margin_columns();
-    for (int64_t w = 0; w < plan.W; ++w, ++p) each(p, row + w);
-  }
+  for (int64_t r = 0; r < n; ++r) store_some(to + r * stride, square[r], rest);
 }
 
 // Channel c of n series from b on, as it is into raw, or nowhere, and activated into a halo.
@@ -151,83 +68,6 @@ void load_channel(const SeparableConv& op, const Plan& plan, int64_t b, int64_t 
   fill_halo(plan, halo);
 }
 
-template <int n_taps>
-void depthwise(const Plan& plan, int64_t phase, const float* halo, const float* taps, float bias,
-               float* out) {
-  Floats tap[n_taps];
-  for (int k = 0; k < n_taps; ++k) tap[k] = all(taps[plan.tap[phase][k]]);
-  for (int64_t h = 0; h < plan.H; ++h)
-    for (int64_t m = 0; m < plan.out_W / plan.n_phases; ++m) {
-      const float* const at = halo + (h * plan.halo_W + m * plan.step) * LANES;
-      Floats total = all(bias);
-#pragma GCC unroll 12
-      for (int k = 0; k < n_taps; ++k) total += tap[k] * load(at + plan.offset[phase][k]);
-      store(out + (h * plan.out_W + m * plan.n_phases + phase) * LANES, total);
-    }
-}
-
-// grad_halo += the taps' transpose of grad_out; grad_taps[k] = Σ over positions and lanes.
-template <int n_taps>
-void depthwise_backward(const Plan& plan, int64_t phase, const float* grad_out, const float* halo,
-                        const float* taps, float* grad_halo, float* grad_taps) {
-  Floats tap[n_taps], grad_tap[n_taps]{};
-  for (int k = 0; k < n_taps; ++k) tap[k] = all(taps[plan.tap[phase][k]]);
-  for (int64_t h = 0; h < plan.H; ++h)
-    for (int64_t m = 0; m < plan.out_W / plan.n_phases; ++m) {
-      const int64_t at = (h * plan.halo_W + m * plan.step) * LANES;
-      const int64_t out = (h * plan.out_W + m * plan.n_phases + phase) * LANES;
-      const Floats grad = load(grad_out + out);
-#pragma GCC unroll 12
-      for (int k = 0; k < n_taps; ++k) {
-        const int64_t in = at + plan.offset[phase][k];
-        grad_tap[k] += grad * load(halo + in);
-        store(grad_halo + in, load(grad_halo + in) + tap[k] * grad);
-      }
-    }
-  for (int k = 0; k < n_taps; ++k) grad_taps[plan.tap[phase][k]] = sum(grad_tap[k]);
-}
-
-// Calls run(number), with the number of taps known to the compiler.
-template <typename Run>
-void with_taps(int64_t n_taps, const Run& run) {
-  switch (n_taps) {
-    case 2:
-      return run.template operator()<2>();
-    case 3:
-      return run.template operator()<3>();
-    case 4:
-      return run.template operator()<4>();
-    case 6:
-      return run.template operator()<6>();
-    case 9:
-      return run.template operator()<9>();
-    case 12:
-      return run.template operator()<12>();
-  }
-}
-
-struct Depthwise {
-  const Plan& plan;
-  const float *halo, *taps;
-  float bias, *out;
-  template <int n_taps>
-  void operator()() const {
-    for (int64_t phase = 0; phase < plan.n_phases; ++phase)
-      depthwise<n_taps>(plan, phase, halo, taps, bias, out);
-  }
-};
-
-struct DepthwiseBackward {
-  const Plan& plan;
-  const float *grad_out, *halo, *taps;
-  float *grad_halo, *grad_taps;
-  template <int n_taps>
-  void operator()() const {
-    for (int64_t phase = 0; phase < plan.n_phases; ++phase)
-      depthwise_backward<n_taps>(plan, phase, grad_out, halo, taps, grad_halo, grad_taps);
-  }
-};
-
 // C (M, N) = A (M, K) B (K, N) + C, all rows of whole vectors but A's.
 void multiply_add(const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t M,
                   int64_t N, int64_t K) {
@@ -235,10 +75,6 @@ void multiply_add(const float* a, const float* b, int64_t ldb, float* c, int64_t
     for (int64_t n = 0; n < N; n += PANEL)
       gemm_panel(a + k, K, b + k * ldb + n, ldb, c + n, ldc, M, N - n < PANEL ? N - n : PANEL,
                  K - k < DEPTH ? K - k : DEPTH, Start::c, nullptr);
-}
-
-void fill(float* to, int64_t n, float with) {
-  for (int64_t i = 0; i < n; i += LANES) store(to + i, all(with));
 }
 
 // A LANES-th of 4 x 4, 2 x 4 or 2 x 2 products at a time.
@@ -277,12 +113,12 @@ Moments moments_of(const float* y, int64_t n_positions, int64_t n) {
   const Floats valid = valid_lanes(n);
   Floats total{}, squares{};
   for (int64_t p = 0; p < n_positions * LANES; p += LANES) total += valid * load(y + p);
-  const double mean = (double)sum(total) / (double)(n_positions * n);
+  const double count = (double)(n_positions * n), mean = (double)sum(total) / count;
   for (int64_t p = 0; p < n_positions * LANES; p += LANES) {
     const Floats away = valid * (load(y + p) - (float)mean);
     squares += away * away;
   }
-  return {(double)(float)mean, (double)sum(squares)};
+  return {count, (double)(float)mean, (double)sum(squares)};
 }
 
 struct Workspace {
@@ -307,8 +143,10 @@ void convolve(const SeparableConv& op, const Plan& plan, int64_t b, int64_t n, c
   for (int64_t c = 0; c < op.C; ++c) {
     float* const t = s.t + c * row;
     load_channel(op, plan, b, n, c, nullptr, n_taps ? s.halo : t);
-    if (n_taps)
-      with_taps(plan.n_taps, Depthwise{plan, s.halo, op.taps + c * n_taps, op.tap_bias[c], t});
+    with_taps(plan.n_taps, [&](auto n) {
+      for (int64_t phase = 0; phase < plan.n_phases; ++phase)
+        depthwise<n.value>(plan, phase, s.halo, op.taps + c * n_taps, op.tap_bias[c], t);
+    });
   }
 }
 
@@ -409,8 +247,11 @@ void separable_backward(const SeparableConv& op, const SeparableGradients& grads
     if (n_taps) {
       const float* const taps = op.taps + c * n_taps;
       fill(s.grad_halo, plan.halo() * LANES, 0);
-      with_taps(plan.n_taps,
-                DepthwiseBackward{plan, grad_t, s.halo, taps, s.grad_halo, out.taps + c * n_taps});
+      with_taps(plan.n_taps, [&](auto n) {
+        for (int64_t phase = 0; phase < plan.n_phases; ++phase)
+          depthwise_backward<n.value>(plan, phase, grad_t, s.halo, taps, s.grad_halo,
+                                      out.taps + c * n_taps);
+      });
       fold_halo(plan, s.grad_halo);
       out.tap_bias[c] = total(grad_t);
       grad_halo = s.grad_halo;

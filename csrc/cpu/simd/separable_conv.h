@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "machine/isa.h"
+#include "simd/moments.h"
 
 namespace tsgen::cpu {
 
@@ -23,11 +24,6 @@ static inline int64_t taps_a_channel(const SeparableConv& op) {
   return op.kind == Taps::none ? 0 : op.kernel_rows * (op.kind == Taps::same ? 3 : 4);
 }
 
-// Of what some series made of one output channel.
-struct Moments {
-  double mean, squares;  // Σ (y - mean)²
-};
-
 // What the gradients are made from beside the op's own inputs.
 struct SeparableGradients {
   const float* grad_y;
@@ -43,7 +39,7 @@ struct SeparableSums {
 };
 
 using SeparableScratch = int64_t(const SeparableConv& op);
-// The n <= lane_count() series from b on, one a SIMD lane. moments (O) or null.
+// The n <= lane_count() series from b on, one a SIMD lane. moments (O), of what they made, or null.
 using SeparableForward = void(const SeparableConv& op, int64_t b, int64_t n, float* scratch,
                               float* y, Moments* moments);
 using SeparableBackward = void(const SeparableConv& op, const SeparableGradients& grads, int64_t b,

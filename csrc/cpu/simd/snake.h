@@ -6,6 +6,9 @@
 
 namespace tsgen::cpu {
 
+// sin²(ay)/a is a y² at this frequency: the limit at a = 0 instead of 0/0.
+static inline float nonzero(float a) { return a == 0 ? 1e-9f : a; }
+
 struct SnakeGradients {
   double a, gain, shift;
 };

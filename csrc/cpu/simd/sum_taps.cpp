@@ -6,17 +6,6 @@
 namespace tsgen::cpu::TSGEN_ISA {
 namespace {
 
-Floats load_some(const float* from, int64_t n) {
-  return n < LANES ? load_first(from, n) : load(from);
-}
-
-void store_some(float* to, Floats x, int64_t n) {
-  if (n < LANES)
-    store_first(to, x, n);
-  else
-    store(to, x);
-}
-
 // Calls work(where the product's features begin among all) for every tap that sees a token at n.
 template <typename Work>
 void each_product(const SumTaps& op, int64_t n, const Work& work) {

@@ -52,6 +52,18 @@ static inline void store_first(float* to, Floats x, int64_t n) {
 #endif
 }
 
+// As many of n as a vector holds.
+static inline Floats load_some(const float* from, int64_t n) {
+  return n >= LANES ? load(from) : load_first(from, n);
+}
+
+static inline void store_some(float* to, Floats x, int64_t n) {
+  if (n >= LANES)
+    store(to, x);
+  else
+    store_first(to, x, n);
+}
+
 // The second where either is NaN, as vmaxps has it.
 static inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
