@@ -79,11 +79,6 @@ def load_keys(
     return x
 
 
-def dense_rows(t: Tensor) -> Tensor:
-    """Itself if its last dim is contiguous, whatever the strides of the others."""
-    return t if t.stride(-1) == 1 else t.contiguous()
-
-
 def strides(*tensors: Tensor) -> list[int]:
     return [step for t in tensors for step in t.stride()[:3]]
 

@@ -22,7 +22,6 @@ from tsgen.kernels._attention import (
     block,
     constants,
     dense,
-    dense_rows,
     down,
     floats,
     integers,
@@ -35,6 +34,7 @@ from tsgen.kernels._attention import (
     there,
     wanted,
 )
+from tsgen.ops.attention import dense_rows
 
 
 @triton.jit

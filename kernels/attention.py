@@ -19,7 +19,6 @@ from tsgen.kernels._attention import (
     block,
     constants,
     dense,
-    dense_rows,
     down,
     integers,
     keys_in_use,
@@ -31,6 +30,7 @@ from tsgen.kernels._attention import (
     there,
     wanted,
 )
+from tsgen.ops.attention import dense_rows
 
 BLOCK = 32  # keys
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tsgen.errors import bad_value
+from tsgen.ops.attention import dense_rows
 from tsgen.ops.dropout import n_dropped
 from tsgen.ops.separable_conv import KINDS, out_width
 from tsgen.ops.stft import n_frames
@@ -100,11 +101,6 @@ def attention_backward(
     # an op cannot return None
     back = [grad_BHMD.new_empty(0) if g is None or t is None else g.to(t.dtype) for g, t in given]
     return *(t.transpose(1, 2) for t in outs), *back
-
-
-def dense_rows(t: Tensor) -> Tensor:
-    """Itself if its last dim is contiguous, whatever the strides of the others."""
-    return t if t.stride(-1) == 1 else t.contiguous()
 
 
 def sample_code(

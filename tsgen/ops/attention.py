@@ -140,6 +140,11 @@ def check(
             raise bad_value(name, str(shape), tuple(t.shape))
 
 
+def dense_rows(t: Tensor) -> Tensor:
+    """For kernels: itself if its last dim is contiguous, whatever the strides of the others."""
+    return t if t.stride(-1) == 1 else t.contiguous()
+
+
 def reference(
     q: Tensor,
     k: Tensor,
