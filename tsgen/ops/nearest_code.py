@@ -130,6 +130,8 @@ BENCH_SHAPES = [
     (65536, 1024, 8, False),
     (65536, 1024, 8, True),
     (32768, 1024, 64, False),
+    (32768, 1024, 64, True),
+    (16384, 512, 256, False),
 ]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
 DIFFERENTIABLE = ()
