@@ -14,6 +14,31 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
+def least_confident(x, mask, wanted, BITS: tl.constexpr):
+    """Which `wanted` positions of each row are lowest, among those of the mask: [ROWS, BLOCK]."""
+    x = tl.where(x == x, x, float("-inf")) + 0.0  # -0 is 0
+    signed: tl.constexpr = tl.int64 if BITS == 64 else tl.int32
+    unsigned: tl.constexpr = tl.uint64 if BITS == 64 else tl.uint32
+    key = x.to(unsigned, bitcast=True)
+    sign = tl.full([1, 1], 1 << (BITS - 1), unsigned)
+    # negative numbers: all bits turned round; others: the sign bit alone
+    key = tl.where(x.to(signed, bitcast=True) < 0, ~key, key | sign)
+
+    bound = tl.zeros([x.shape[0]], unsigned)
+    bit = tl.full([x.shape[0]], 1 << (BITS - 1), unsigned)
+    for _ in range(BITS):
+        higher = bound | bit
+        below = tl.sum(((key < higher[:, None]) & mask).to(tl.int32), axis=1)
+        bound = tl.where(below <= wanted, higher, bound)
+        bit >>= 1
+    below = (key < bound[:, None]) & mask
+    equal = ((key == bound[:, None]) & mask).to(tl.int32)
+    missing = wanted - tl.sum(below.to(tl.int32), axis=1)
+    behind = tl.sum(equal, axis=1)[:, None] - tl.cumsum(equal, axis=1)  # equal ones further on
+    return below | ((equal == 1) & (behind < missing[:, None]))
+
+
+@triton.jit
 def keep_confident_kernel(
     confidence,  # (B, N)
     n_masked,  # (B,)
@@ -28,27 +53,8 @@ def keep_confident_kernel(
     n = tl.arange(0, BLOCK)
     mask = (b[:, None] < B) & (n[None, :] < N)
     x = tl.load(confidence + b[:, None] * N + n[None, :], mask=mask, other=0.0)
-    x = tl.where(x == x, x, float("-inf")) + 0.0  # -0 is 0
-    signed: tl.constexpr = tl.int64 if BITS == 64 else tl.int32
-    unsigned: tl.constexpr = tl.uint64 if BITS == 64 else tl.uint32
-    key = x.to(unsigned, bitcast=True)
-    sign = tl.full([1, 1], 1 << (BITS - 1), unsigned)
-    # negative numbers: all bits turned round; others: the sign bit alone
-    key = tl.where(x.to(signed, bitcast=True) < 0, ~key, key | sign)
     wanted = tl.load(n_masked + b, mask=b < B, other=0).to(tl.int32)
-
-    bound = tl.zeros([ROWS], unsigned)
-    bit = tl.full([ROWS], 1 << (BITS - 1), unsigned)
-    for _ in range(BITS):
-        higher = bound | bit
-        below = tl.sum(((key < higher[:, None]) & mask).to(tl.int32), axis=1)
-        bound = tl.where(below <= wanted, higher, bound)
-        bit >>= 1
-    below = (key < bound[:, None]) & mask
-    equal = ((key == bound[:, None]) & mask).to(tl.int32)
-    missing = wanted - tl.sum(below.to(tl.int32), axis=1)
-    behind = tl.sum(equal, axis=1)[:, None] - tl.cumsum(equal, axis=1)  # equal ones further on
-    out = below | ((equal == 1) & (behind < missing[:, None]))
+    out = least_confident(x, mask, wanted, BITS)
     tl.store(masked + b[:, None] * N + n[None, :], out.to(tl.uint8), mask=mask)
 
 

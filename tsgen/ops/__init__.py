@@ -1,12 +1,15 @@
 """Every op, one file each: public function, reference, baseline, shapes, error."""
 
 from tsgen.ops.attention import attention
+from tsgen.ops.draw_uniforms import draw_uniforms
 from tsgen.ops.dropout import dropout
+from tsgen.ops.embed_tokens import embed_tokens
 from tsgen.ops.istft import istft
 from tsgen.ops.keep_confident import keep_confident
 from tsgen.ops.masked_cross_entropy import masked_cross_entropy
 from tsgen.ops.nearest_code import Nearest, nearest_code
 from tsgen.ops.philox import philox, uniforms
+from tsgen.ops.remask_tokens import Remasked, remask_tokens
 from tsgen.ops.sample_code import sample_code
 from tsgen.ops.separable_conv import Convolved, separable_conv
 from tsgen.ops.snake import snake
@@ -16,14 +19,18 @@ from tsgen.ops.sum_taps import Summed, sum_taps
 __all__ = [
     "Convolved",
     "Nearest",
+    "Remasked",
     "Summed",
     "attention",
+    "draw_uniforms",
     "dropout",
+    "embed_tokens",
     "istft",
     "keep_confident",
     "masked_cross_entropy",
     "nearest_code",
     "philox",
+    "remask_tokens",
     "sample_code",
     "separable_conv",
     "snake",

@@ -73,6 +73,11 @@ def check(sample_B: Tensor, **numbers: int) -> None:
     if sample_B.dtype != torch.int64 or sample_B.ndim != 1:
         got = f"{sample_B.dtype} {tuple(sample_B.shape)}"
         raise bad_value("sample", "int64 indices in one dimension", got)
+    check_numbers(**numbers)
+
+
+def check_numbers(**numbers: int) -> None:
+    """Each within its part of the counter."""
     for name, number in numbers.items():
         if not isinstance(number, int):
             raise bad_type(name, "an int", number)
@@ -95,7 +100,7 @@ def reference(
 def baseline(
     sample_B: Tensor, key: int, n_positions: int, stream: int, step: int, band: int
 ) -> Tensor:
-    """The same on int64 tensors, whose products wrap modulo 2^64: the bits are right."""
+    """The same on int64 tensors."""
     n_N = torch.arange(n_positions, device=sample_B.device)
     c2_1N = (n_N | stream << 24)[None]
     c3_1N = torch.full_like(c2_1N, step | band << 16)
@@ -107,16 +112,24 @@ def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, key: Any) -> tuple[Any, Any, 
     """The four output words of four counter words; ints, or int64 tensors that broadcast."""
     key0, key1 = key & LOW, key >> 32 & LOW
     for _ in range(ROUNDS):
-        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c1 = high(product1) ^ c1 ^ key0, product1 & LOW
-        c2, c3 = high(product0) ^ c3 ^ key1, product0 & LOW
+        (high0, low0), (high1, low1) = product(c0, MULTIPLIERS[0]), product(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0
         key0, key1 = (key0 + KEY_STEPS[0]) & LOW, (key1 + KEY_STEPS[1]) & LOW
     return c0, c1, c2, c3
 
 
-def high(product: Any) -> Any:
+def product(word: Any, multiplier: int) -> tuple[Any, Any]:
+    """Upper and lower 32 bits of a product of 32-bit numbers.
+
+    In two parts below 2^48: where int64 overflows, C++ that torch.compile writes is undefined.
+    """
+    upper, lower = word * (multiplier >> 16), word * (multiplier & 0xFFFF)
+    return upper + (lower >> 16) >> 16, (upper << 16) + lower & LOW
+
+
+def high(index: Any) -> Any:
     """The upper 32 bits; the shift is arithmetic, so the copies of the sign bit are cut off."""
-    return product >> 32 & LOW
+    return index >> 32 & LOW
 
 
 def uniforms(words_BN4: Tensor) -> tuple[Tensor, Tensor]:
