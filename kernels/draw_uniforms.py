@@ -20,7 +20,7 @@ def uniform(high, low):
 
 @triton.jit
 def draw_uniforms_kernel(
-    seed,  # (1,) int64
+    seed,  # (B,) int64
     sample,  # (B,) int64
     places,  # (B, M) int64
     u,  # (B, M) float64
@@ -35,14 +35,15 @@ def draw_uniforms_kernel(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     b = i // M
     place = tl.load(places + b * stride_b + i % M, mask=i < n, other=0).to(tl.uint32)
-    key, index = tl.load(seed), tl.load(sample + b, mask=i < n, other=0)
+    key = tl.load(seed + b, mask=i < n, other=0)
+    index = tl.load(sample + b, mask=i < n, other=0)
     w0, w1, w2, w3 = philox_at(key, index, place, 0, step, band)
     tl.store(u + i, uniform(w0, w1), mask=i < n)
     tl.store(v + i, uniform(w2, w3), mask=i < n)
 
 
 def draw_uniforms(
-    seed_1: Tensor, sample_B: Tensor, places_BM: Tensor, step: int, band: int
+    seed_B: Tensor, sample_B: Tensor, places_BM: Tensor, step: int, band: int
 ) -> tuple[Tensor, Tensor]:
     B, M = places_BM.shape
     u_BM = torch.empty(B, M, dtype=torch.float64, device=places_BM.device)
@@ -50,7 +51,7 @@ def draw_uniforms(
     if u_BM.numel():  # an empty grid is an error
         if M > 1 and places_BM.stride(1) != 1:
             places_BM = places_BM.contiguous()
-        inputs = seed_1, sample_B.contiguous(), places_BM, u_BM, v_BM
+        inputs = seed_B.contiguous(), sample_B.contiguous(), places_BM, u_BM, v_BM
         sizes = places_BM.stride(0), B * M, M, step, band
         draw_uniforms_kernel[triton.cdiv(B * M, BLOCK),](*inputs, *sizes, BLOCK=BLOCK, **OPTIONS)
     return u_BM, v_BM

@@ -9,9 +9,13 @@ from tiny_models import tiny_model, tiny_network
 
 from tsgen import bench, dispatch, measure, profile, sampler
 from tsgen.cli import main
+from tsgen.engine_cpu import CpuEngine
 from tsgen.request import Request
 from tsgen.spans import NOTHING, span
 
+# of engine cuda alone
+FUSED = {"draw_uniforms", "embed_tokens", "norm_linear", "linear_norm", "feed_forward"}
+FUSED |= {"remask_tokens"}
 CPU = [torch.profiler.ProfilerActivity.CPU]
 
 
@@ -87,7 +91,7 @@ def test_what_cannot_run_says_why(small, monkeypatch):
     rows = bench.time_ops(["stft"], 1)["ops"]
     assert {"op": "stft", "device": "cuda", "backend": "triton", "why": "needs a GPU"} in rows
     why = "does not load: no libhappiness"
-    monkeypatch.setattr(sampler, "obstacle", lambda network: why)
+    monkeypatch.setattr(CpuEngine, "obstacle", staticmethod(lambda network: why))
     rows = bench.time_engines(tiny_model(), 3, 1)
     assert [row.get("why") for row in rows if row["engine"] == "cpu"] == [why]
     text = bench.report({"machine": measure.machine(), "sampling": rows})
@@ -111,7 +115,7 @@ def test_profile_of_engine_torch(work, capsys):
     assert text.endswith("trace.json: open it in https://ui.perfetto.dev or chrome://tracing\n")
     wanted = {"sampling", "prior band 0", "prior band 1", "context", "embedding", "transformer"}
     wanted |= {"head and choice", "decoder", "forward", "backward", "update", "train prior_1"}
-    wanted |= set(dispatch.TABLE) - {"masked_cross_entropy"}  # in training its derivative is both
+    wanted |= set(dispatch.TABLE) - FUSED - {"masked_cross_entropy"}  # whose derivative is both
     assert ranges(work / "trace.json") >= {f"tsgen::{name}" for name in wanted}
     for name in wanted:
         assert f"tsgen::{name} " in text

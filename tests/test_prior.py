@@ -11,6 +11,7 @@ from tsgen.network import Network
 from tsgen.prior import (
     Context,
     Prior,
+    around,
     draw_n_masked,
     masked_positions,
     training_masks,
@@ -259,6 +260,14 @@ class TestPlainForm:
         plain += [context.norm.running_mean, context.norm.running_var]
         for mine, other in zip([*ours, *statistics], plain, strict=True):
             assert_close(mine, other, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize(("size", "dilation"), [(1, 1), (3, 1), (7, 2)])
+def test_a_product_of_what_is_around_is_a_convolution(size, dilation):
+    h_BNF, weight = torch.randn(3, 9, 5).double(), torch.randn(4, 5, size).double()
+    wanted = F.conv1d(h_BNF.mT, weight, padding="same", dilation=dilation)
+    ours = F.linear(around(h_BNF, size, dilation), weight.mT.flatten(1)).mT
+    assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
 
 
 class TestContext:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from tsgen.codebook import SMOOTHING, Codebook, kmeans, orthogonality, perplexity
 from tsgen.config import TokenizerConfig
+from tsgen.layers import UpConv
 from tsgen.tokenizer import Tokenizer, code_use
 
 LENGTHS = [*range(2, 301), 511, 512, 513, 1023, 4097]
@@ -293,3 +294,18 @@ class TestCodeUse:
         sizes = [tokenizer.config.n_tokens(band) for band in range(2)]
         assert [int(counts_K.sum()) for counts_K in out.counts] == [8 * n for n in sizes]
         assert math.isfinite(out.loss.item())
+
+
+@pytest.mark.parametrize("n_rows", [1, 4])
+def test_a_dense_transposed_convolution_is_products_added_up(n_rows):
+    layer = UpConv(3, 5, n_rows, depthwise=False).double()
+    x = torch.randn(2, 3, n_rows, 7, dtype=torch.float64, requires_grad=True)
+    weights = [x, *layer.spread.parameters()]
+    ours, wanted = layer.gathered(x), layer.spread(x)
+    assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
+    for mine, other in zip(
+        torch.autograd.grad(ours.square().sum(), weights),
+        torch.autograd.grad(wanted.square().sum(), weights),
+        strict=True,
+    ):
+        assert_close(mine, other, rtol=1e-12, atol=1e-12)

@@ -163,8 +163,7 @@ def time_engines(model: Model, n: int, rounds: int) -> list[Row]:
     rows: list[Row] = []
     runs: dict[str, Run] = {}
     for name in sampler.ENGINES:
-        why = sampler.obstacle(model.network) if name == "cpu" else None
-        if why:
+        if why := sampler.ENGINES[name].obstacle(model.network):
             rows.append({"engine": name, "why": why})
         else:
             runs[name] = drawing(model, name, n)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from tsgen.config import PRESETS, SCHEDULES
+from tsgen.config import DTYPES, PRESETS, SCHEDULES
 from tsgen.errors import TsgenError
 from tsgen.version import __version__
 
@@ -141,6 +141,7 @@ def sampling(new: Parser) -> None:
     own.add_argument("--schedule", choices=SCHEDULES, help="of how many tokens a step keeps")
     own.add_argument("--top-k", type=int, help="only the k likeliest codes")
     own.add_argument("--top-p", type=float, help="only the likeliest codes of this total")
+    own.add_argument("--dtype", choices=DTYPES, help="of the transformers, on a GPU")
 
 
 def benched(new: Parser) -> None:

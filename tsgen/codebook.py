@@ -106,7 +106,8 @@ class Codebook(nn.Module):
 
     def decode(self, ids_BN: Tensor) -> Tensor:
         """Latents (B, N, hidden_dim) of code ids (B, N)."""
-        return self.up(F.embedding(ids_BN, self.codes()))
+        # as a table: a product over places would sum in another order for another batch size
+        return F.embedding(ids_BN, self.up(self.codes()[None])[0])
 
     def loss(self, x_MD: Tensor, chosen_MD: Tensor) -> Tensor:
         """Commitment; with codes that learn by gradient also their own pull and orthogonality."""

@@ -21,6 +21,7 @@ import tsgen.bulk
 import tsgen.profile
 from tsgen import arguments, bundled, dispatch, formats, metrics, native, synthetic, viz
 from tsgen.bulk import check_writable, label_names
+from tsgen.config import SamplingConfig
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
 from tsgen.fitting import fit as fit_model
 from tsgen.formats import Collection
@@ -31,7 +32,7 @@ from tsgen.version import __version__
 
 Floats = NDArray[np.float32]
 
-SETTINGS = ("steps", "temperature", "choice_temperature", "guidance", "schedule", "top_k", "top_p")
+SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingConfig))
 OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas")
 
 

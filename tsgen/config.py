@@ -162,6 +162,7 @@ class PriorConfig:
 
 
 SCHEDULES = ("cosine", "linear", "square", "cubic", "sqrt", "log", "exp")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,11 @@ class SamplingConfig:
     schedule: str = "cosine"
     top_k: int = 0  # 0: all
     top_p: float = 1.0
+    dtype: str | None = None  # of the priors' products, on a GPU; None: as the weights are
 
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
+        one_of("dtype", self.dtype, (None, *DTYPES))
         if not isinstance(self.choice_temperature, tuple):
             raise bad_value("choice_temperature", "a tuple, one a band", self.choice_temperature)
         for value in each("steps", self.steps, len(self.choice_temperature)):

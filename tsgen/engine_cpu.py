@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tsgen import native
 from tsgen.config import SamplingConfig
-from tsgen.errors import RunError, bad_value
+from tsgen.errors import RunError
 from tsgen.fold import decoder_arrays, flattened, prior_arrays
 from tsgen.network import Network
-from tsgen.request import Request
+from tsgen.request import Request, check_ids
 from tsgen.schedule import masked_plan
 from tsgen.spans import profiled, span
 
@@ -24,6 +24,18 @@ class CpuEngine:
     """The native decoding loop."""
 
     needs_blocks = False  # a row's sums never depend on other rows: any samples go together
+
+    @staticmethod
+    def obstacle(network: Network) -> str | None:
+        """Why it cannot run this network here, or None if it can."""
+        like = network.tokenizer.window_W
+        if like.device.type != "cpu" or like.dtype != torch.float32:
+            return f"takes float32 weights on the CPU, not {like.dtype} on {like.device}"
+        try:
+            native.kernels("cpu")
+        except ImportError as error:
+            return f"does not load: {error}"
+        return None
 
     @property
     def at_once(self) -> int:
@@ -106,13 +118,6 @@ class CpuEngine:
         with span("decoder"):
             self.core.decode([t.data_ptr() for t in ids], len(out), out.data_ptr(), threads)
         return out
-
-
-def check_ids(name: str, ids: Tensor, largest: int) -> None:
-    """Refuse what would be read from other memory."""
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= largest:
-        got = f"{int(ids.min())} to {int(ids.max())}"
-        raise bad_value(name, f"ids from 0 to {largest}", got)
 
 
 def how(settings: SamplingConfig, seed: int, band: int) -> dict[str, Any]:

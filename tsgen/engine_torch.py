@@ -30,6 +30,10 @@ class TorchEngine:
         with torch.no_grad():
             self.folded = [prior.fold() for prior in network.each_prior()]
 
+    @staticmethod
+    def obstacle(network: Network) -> str | None:
+        """Nothing: it runs anywhere."""
+
     @torch.no_grad()
     def tokens(self, request: Request, settings: SamplingConfig) -> list[Tensor]:
         """Token ids of every band, (B, N) each."""

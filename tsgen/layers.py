@@ -144,7 +144,21 @@ class UpConv(nn.Module):
         """The same, with the statistics of it if wanted."""
         if self.depthwise:
             return separable(x_BCHW, self.spread, self.pointwise, "twice", stats=stats)
-        return separable(self.spread(x_BCHW), None, self.pointwise, "none", stats=stats)
+        spread = self.gathered(x_BCHW) if x_BCHW.is_cuda else self.spread(x_BCHW)
+        return separable(spread, None, self.pointwise, "none", stats=stats)
+
+    def gathered(self, x_BCHW: Tensor) -> Tensor:
+        """`spread` as products at every place, added up where they belong.
+
+        cuDNN may round them to TF32, in an order that depends on the batch and on the run.
+        """
+        weight, (rows, columns) = self.spread.weight, self.spread.kernel_size
+        products_PC11 = weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
+        none_P = weight.new_zeros(len(products_PC11))
+        h = ops.separable_conv(x_BCHW, None, None, products_PC11, none_P, kind="none").y
+        size = x_BCHW.shape[2], 2 * x_BCHW.shape[3]
+        out = F.fold(h.flatten(2), size, (rows, columns), padding=(rows // 2, 1), stride=(1, 2))
+        return out + cast(Tensor, self.spread.bias)[:, None, None]
 
 
 class UpBlock(nn.Module):

@@ -83,7 +83,7 @@ class Model:
                      the native engine does not run
         progress:    show a bar; None shows one on a terminal, where it lasts
         settings:    of tsgen.config.SamplingConfig: steps, temperature, choice_temperature,
-                     guidance, schedule, top_k, top_p
+                     guidance, schedule, top_k, top_p, dtype
         returns:     (n, channels, length) float32, in the units of the training data
         raises:      ArgumentError, ArgumentTypeError
         """

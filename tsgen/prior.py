@@ -82,8 +82,11 @@ class Context(nn.Module):
         (dilation,), size = self.conv_out.dilation, weight.shape[2]
         inside = F.pad(torch.ones_like(source_N), (size // 2 * dilation,) * 2).to(weight)
         shift = (shift_F @ weight) @ inside.unfold(0, width, dilation) + bias[:, None]
+        weight = weight * gain_F[:, None]
+        if h.is_cuda:  # there cuDNN might round to TF32, and in another order each time
+            return F.linear(around(h, size, dilation), weight.mT.flatten(1)).mT + shift
         # in two dims: there PyTorch's convolutions take channels as the innermost one
-        weight = (weight * gain_F[:, None])[:, :, None]
+        weight = weight[:, :, None]
         return F.conv2d(h.mT[:, :, None], weight, None, 1, "same", dilation)[:, :, 0] + shift
 
     def projected(self, weight_DE: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +97,13 @@ class Context(nn.Module):
             torch.einsum("de,refit->rdfit", weight_DE, maps),
             torch.einsum("de,ref->rdf", weight_DE, bias.view(self.n_rows, -1, self.finer)),
         )
+
+
+def around(h_BNF: Tensor, size: int, dilation: int) -> Tensor:
+    """What each place sees of its neighbours, zeros outside: (B, N, size F)."""
+    N, reach = h_BNF.shape[1], size // 2 * dilation
+    wide = F.pad(h_BNF, (0, 0, reach, reach))
+    return torch.cat([wide[:, i * dilation :][:, :N] for i in range(size)], 2)
 
 
 def stretched(n: int, width: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tsgen.arguments import Indices
 from tsgen.config import SamplingConfig
+from tsgen.errors import bad_value
 
 Ints = NDArray[np.int64]
 
@@ -99,3 +100,10 @@ def padded(request: Request, unconditional: int) -> tuple[Request, NDArray[np.in
             known.append(ids_BN[torch.from_numpy(rows)])
     index_B = np.arange(first, first + CHUNK, dtype=np.int64)
     return replace(request, index_B=index_B, class_B=class_B, known=known), place
+
+
+def check_ids(name: str, ids: Tensor, largest: int) -> None:
+    """Refuse what would be read from other memory."""
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= largest:
+        got = f"{int(ids.min())} to {int(ids.max())}"
+        raise bad_value(name, f"ids from 0 to {largest}", got)

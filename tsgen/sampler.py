@@ -14,14 +14,13 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tsgen import native
 from tsgen.config import SamplingConfig, one_of
 from tsgen.engine_cpu import CpuEngine
+from tsgen.engine_cuda import CudaEngine
 from tsgen.engine_torch import TorchEngine
 from tsgen.errors import bad_value
 from tsgen.network import Network
@@ -34,6 +33,10 @@ class Engine(Protocol):
     needs_blocks: bool  # strict mode has to give it whole blocks of indices
 
     def __init__(self, network: Network) -> None: ...
+
+    @staticmethod
+    def obstacle(network: Network) -> str | None:
+        """Why it cannot run this network here, or None if it can."""
 
     @property
     def at_once(self) -> int:
@@ -49,7 +52,9 @@ class Engine(Protocol):
         """Both."""
 
 
-ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "cpu": CpuEngine}
+ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "cpu": CpuEngine, "cuda": CudaEngine}
+
+PREFERENCE = ("cuda", "cpu", "torch")  # with no engine named: the first with no obstacle
 
 # network: its weights' addresses and versions, and engines made of them by name
 _made: weakref.WeakKeyDictionary[Network, tuple[Any, dict[str, Engine]]]
@@ -63,16 +68,15 @@ class Sampler:
         """Prepare an engine.
 
         network:  trained, in eval mode; its device and dtype are the sampler's
-        engine:   a name in ENGINES; "auto" takes "cpu" where it can run, else "torch"
+        engine:   a name in ENGINES; "auto" takes the first of PREFERENCE that can run
         strict:   sample i is bitwise the same whatever is drawn with it; else engine "torch"
                   computes only what is asked for, which is less work for a handful of samples
         raises:   ArgumentError for an engine that cannot run this network here
         """
         one_of("engine", engine, ("auto", *ENGINES))
-        why = obstacle(network)
-        if engine == "cpu" and why:
-            raise bad_value("engine", "one that can run this network", f"'cpu', which {why}")
-        name = engine if engine != "auto" else "torch" if why else "cpu"
+        name = engine if engine != "auto" else chosen(network)
+        if why := ENGINES[name].obstacle(network):
+            raise bad_value("engine", "one that can run this network", f"{name!r}, which {why}")
         self.network, self.engine = network, prepared(network, name)
         self.strict = strict and self.engine.needs_blocks
 
@@ -85,27 +89,25 @@ class Sampler:
         settings:  how to draw them
         yields:    (b,) places; ids (b, N) per band; series (b, C, length), scaled as in training
         """
+        own = str(self.network.tokenizer.window_W.dtype).removeprefix("torch.")
+        if settings.dtype not in (None, own) and not isinstance(self.engine, CudaEngine):
+            got = f"{settings.dtype!r}, which only engine 'cuda' has beside the weights' own"
+            raise bad_value("dtype", f"None or {own!r}", got)
         at_once = self.engine.at_once
         for places in chunks(request.index_B, at_once, strict=self.strict):
             part = request.at(places)
-            rows = np.arange(len(places))
-            if self.strict:
-                part, rows = padded(part, self.network.config.n_classes)
+            if not self.strict:
+                yield places, *self.engine.draw(part, settings)
+                continue
+            part, rows = padded(part, self.network.config.n_classes)
             ids, series = self.engine.draw(part, settings)
             pick = torch.from_numpy(rows)
             yield places, [ids_BN[pick] for ids_BN in ids], series[pick]
 
 
-def obstacle(network: Network) -> str | None:
-    """Why engine "cpu" cannot run this network here, or None if it can."""
-    like = network.tokenizer.window_W
-    if like.device.type != "cpu" or like.dtype != torch.float32:
-        return f"takes float32 weights on the CPU, not {like.dtype} on {like.device}"
-    try:
-        native.kernels("cpu")
-    except ImportError as error:
-        return f"does not load: {error}"
-    return None
+def chosen(network: Network) -> str:
+    """The engine that "auto" stands for."""
+    return next(name for name in PREFERENCE if not ENGINES[name].obstacle(network))
 
 
 def prepared(network: Network, name: str) -> Engine:

@@ -1,9 +1,9 @@
 """Two uniform numbers for places of samples, counted and not drawn in a row.
 
-    words = philox(seed, sample[b], places[b, m], step, band)       u, v = uniforms(words)
+    words = philox(seed[b], sample[b], places[b, m], step, band)       u, v = uniforms(words)
 
-The counter and the numbers are those of tsgen/ops/philox.py. The seed is a tensor, so that what was
-captured once can be replayed for another. B samples, M places of each.
+The counter and the numbers are those of tsgen/ops/philox.py. The seeds are a tensor, so that what
+was captured once can be replayed for others. B samples, M places of each.
 """
 
 from typing import cast
@@ -18,7 +18,7 @@ from tsgen.ops.philox import reference as words
 
 
 def draw_uniforms(
-    seed_1: Tensor,
+    seed_B: Tensor,
     sample_B: Tensor,
     places_BM: Tensor,
     *,
@@ -28,22 +28,22 @@ def draw_uniforms(
 ) -> tuple[Tensor, Tensor]:
     """u for a token and v for its confidence, at every place. Not differentiable.
 
-    seed_1:      (1,) int64, the 64 bits of the seed
+    seed_B:      (B,) int64, the 64 bits of the seed of each sample
     sample_B:    (B,) int64, absolute sample indices
     places_BM:   (B, M) int64, each from 0 to 2**24 - 1
     step, band:  what the numbers are for, below 2**16
     returns:     two of (B, M) float64, in the open interval (0, 1)
     raises:      ArgumentError for anything else, but for places outside
     """
-    check(seed_1, sample_B, places_BM)
+    check(seed_B, sample_B, places_BM)
     check_numbers(step=step, band=band)
-    args = (seed_1, sample_B, places_BM, step, band)
-    out = dispatch.call("draw_uniforms", baseline, *args, backend=backend, like=seed_1)
+    args = (seed_B, sample_B, places_BM, step, band)
+    out = dispatch.call("draw_uniforms", baseline, *args, backend=backend, like=seed_B)
     return cast(tuple[Tensor, Tensor], out)
 
 
 def _fake(
-    seed_1: Tensor,
+    seed_B: Tensor,
     sample_B: Tensor,
     places_BM: Tensor,
     step: int,
@@ -61,33 +61,36 @@ dispatch.register(
 )
 
 
-def check(seed_1: Tensor, sample_B: Tensor, places_BM: Tensor) -> None:
+def check(seed_B: Tensor, sample_B: Tensor, places_BM: Tensor) -> None:
     """Everything a backend may rely on."""
-    tensors = {"seed": seed_1, "sample": sample_B, "places": places_BM}
+    tensors = {"seed": seed_B, "sample": sample_B, "places": places_BM}
     for name, t in tensors.items():
         if t.dtype != torch.int64:
             raise bad_value(name, "torch.int64", t.dtype)
-    if seed_1.shape != (1,) or places_BM.dim() != 2 or sample_B.shape != places_BM.shape[:1]:
+    if places_BM.dim() != 2 or not seed_B.shape == sample_B.shape == places_BM.shape[:1]:
         got = [tuple(t.shape) for t in tensors.values()]
-        raise bad_value("seed, sample, places", "(1,), (B,) and (B, M)", got)
+        raise bad_value("seed, sample, places", "(B,), (B,) and (B, M)", got)
 
 
 def reference(
-    seed_1: Tensor, sample_B: Tensor, places_BM: Tensor, step: int, band: int
+    seed_B: Tensor, sample_B: Tensor, places_BM: Tensor, step: int, band: int
 ) -> tuple[Tensor, Tensor]:
     """The definition, for tests: all words of a sample, and of these the ones asked for."""
-    key, n = int(seed_1) % 2**64, int(places_BM.amax()) + 1 if places_BM.numel() else 1
-    u_BN, v_BN = uniforms(words(sample_B, key, n, 0, step, band))
-    return u_BN.gather(1, places_BM), v_BN.gather(1, places_BM)
+    u_BM, v_BM = (torch.empty(places_BM.shape, dtype=torch.float64) for _ in range(2))
+    for b, (key, sample) in enumerate(zip(seed_B.tolist(), sample_B, strict=True)):
+        n = int(places_BM[b].amax()) + 1
+        u_1N, v_1N = uniforms(words(sample[None], key % 2**64, n, 0, step, band))
+        u_BM[b], v_BM[b] = u_1N[0, places_BM[b]], v_1N[0, places_BM[b]]
+    return u_BM, v_BM
 
 
 def baseline(
-    seed_1: Tensor, sample_B: Tensor, places_BM: Tensor, step: int, band: int
+    seed_B: Tensor, sample_B: Tensor, places_BM: Tensor, step: int, band: int
 ) -> tuple[Tensor, Tensor]:
     """Philox on int64 tensors, as the baseline of `philox` has it."""
     low_B1, high_B1 = (sample_B & LOW)[:, None], high(sample_B)[:, None]
     counter = low_B1, high_B1, places_BM, torch.full_like(places_BM, step | band << 16)
-    w0, w1, w2, w3 = philox4x32(*counter, seed_1[:, None])
+    w0, w1, w2, w3 = philox4x32(*counter, seed_B[:, None])
     return uniform(w0, w1), uniform(w2, w3)
 
 
@@ -106,10 +109,11 @@ def make_inputs(
 ) -> tuple[Tensor, Tensor, Tensor, int, int]:
     B, M, key = shape
     rng = torch.Generator().manual_seed(seed)
-    key_1 = torch.tensor([key - (key >> 63 << 64)])
+    signed = key - (key >> 63 << 64)
+    key_B = torch.full((B,), signed) ^ torch.arange(B)
     sample_B = torch.randint(0, 2**62, (B,), generator=rng)
     places_BM = torch.randint(0, 3 * M, (B, M), generator=rng)
-    return key_1.to(device), sample_B.to(device), places_BM.to(device), 9, 1
+    return key_B.to(device), sample_B.to(device), places_BM.to(device), 9, 1
 
 
 def error(out: tuple[Tensor, Tensor], ref: tuple[Tensor, Tensor], *inputs: object) -> float:
@@ -118,6 +122,6 @@ def error(out: tuple[Tensor, Tensor], ref: tuple[Tensor, Tensor], *inputs: objec
 
 
 def bytes_moved(shape: Shape, dtype: torch.dtype) -> int:
-    """The least traffic possible: read indices and places once, write both numbers once."""
+    """The least traffic possible: read seeds, indices and places once, write both numbers once."""
     B, M, _ = shape
-    return B * 8 * (1 + 3 * M)
+    return B * 8 * (2 + 3 * M)

@@ -1,0 +1,301 @@
+"""Iterative decoding on a GPU: all bands' steps, the decoder and the inverse in one CUDA graph.
+
+One graph for each batch bucket and settings. Seed, sample indices, classes and known tokens are
+tensors that it reads, so it is replayed and not built anew; every step is captured at its exact
+number of masked places, and nothing waits for the host. The law is that of `tsgen.sampler`.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Hashable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgen import dispatch, ops
+from tsgen.config import SamplingConfig, TokenizerConfig
+from tsgen.errors import RunError
+from tsgen.fused import FusedPrior, Kind
+from tsgen.network import Network
+from tsgen.replay import Replay, Replays
+from tsgen.request import Request, check_ids
+from tsgen.schedule import masked_counts, masked_plan
+from tsgen.spans import span
+from tsgen.tokenizer import stage_widths
+
+MOST = 2**14  # samples at once: beyond, a GPU is busy anyway
+MEMORY = 0.5  # of what is free, for one graph; of all there is, for all graphs
+OPS = [  # that have to be kernels, for the same result whatever is drawn together
+    *("draw_uniforms", "embed_tokens", "norm_linear", "attention", "linear_norm", "feed_forward"),
+    *("sample_code", "remask_tokens", "sum_taps", "separable_conv", "snake", "istft"),
+]
+
+Run = Callable[[list[Tensor]], list[Tensor]]
+
+
+class CudaEngine:
+    """Fused kernels, captured and replayed; without a GPU the same ops one by one."""
+
+    needs_blocks = False  # a row's sums never depend on other rows
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.config = network, network.config
+        self.like = network.tokenizer.window_W
+        self.limit = MOST
+        self.replays = Replays(self.most_bytes)
+        self.priors: dict[torch.dtype, list[FusedPrior]] = {}
+
+    @staticmethod
+    def obstacle(network: Network) -> str | None:
+        """Why it cannot run this network here, or None if it can."""
+        like = network.tokenizer.window_W
+        if like.device.type != "cuda":
+            return f"takes weights on a GPU, not on {like.device}"
+        kernels = [name for name in dispatch.PREFERENCE["cuda"] if name != "torch"]
+        for op in OPS:
+            dtype = torch.int64 if torch.int64 in dispatch.TABLE[op]["torch"] else like.dtype
+            why = {name: dispatch.obstacle(op, name, "cuda", dtype) for name in kernels}
+            if all(why.values()):
+                return f"has no kernel of {op}: " + ", ".join(f"{k} {v}" for k, v in why.items())
+        return None
+
+    @property
+    def at_once(self) -> int:
+        """Samples a graph, as memory allows: a power of two."""
+        if not self.like.is_cuda:
+            return min(self.limit, 256)
+        free, _ = torch.cuda.mem_get_info(self.like.device)
+        fit = max(1, int(MEMORY * free / bytes_a_sample(self.network)))
+        return min(self.limit, 1 << fit.bit_length() - 1)
+
+    def most_bytes(self) -> int:
+        """What all graphs may hold together."""
+        if not self.like.is_cuda:
+            return 2**30
+        return int(MEMORY * torch.cuda.get_device_properties(self.like.device).total_memory)
+
+    def tokens(self, request: Request, settings: SamplingConfig) -> list[Tensor]:
+        """Token ids of every band, (B, N) each."""
+        with span("priors"):
+            return self.sample(request, settings, decode=False)
+
+    def draw(self, request: Request, settings: SamplingConfig) -> tuple[list[Tensor], Tensor]:
+        """Token ids of every band, and series (B, C, length), scaled as in training."""
+        with span("priors and decoder"):
+            *ids, series = self.sample(request, settings, decode=True)
+        return ids, series
+
+    def series(self, ids: list[Tensor]) -> Tensor:
+        """(B, C, length), scaled as in training."""
+        for ids_BN, K in zip(ids, self.config.tokenizer.n_codes, strict=True):
+            check_ids("ids", ids_BN, K - 1)
+
+        def part(rows: slice) -> list[Tensor]:
+            some = [ids_BN[rows] for ids_BN in ids]
+            return self.replayed("series", some, lambda given: [self.decoded(given)])
+
+        with span("decoder"):
+            return self.in_parts(len(ids[0]), part)[0]
+
+    def sample(self, request: Request, settings: SamplingConfig, *, decode: bool) -> list[Tensor]:
+        """Ids of every band, and then the series where they are wanted."""
+        tokenizer = self.config.tokenizer
+        check_ids("class_B", torch.from_numpy(request.class_B), self.config.n_classes)
+        for known, K in zip(request.known or (), tokenizer.n_codes, strict=False):
+            check_ids("known", known, K)
+        key = settings, request.known is not None, decode
+        priors = self.fused(settings.dtype)
+
+        def part(rows: slice) -> list[Tensor]:
+            some = inputs(request.at(np.arange(rows.start, rows.stop)), tokenizer, settings)
+            return self.replayed(key, some, functools.partial(self.drawn, priors, *key))
+
+        *out, invalid_B = self.in_parts(len(request.index_B), part)
+        if invalid_B.any():
+            raise RunError("model: wanted finite logits, got NaN or infinity; is it trained?")
+        return out
+
+    def in_parts(self, n: int, run: Callable[[slice], list[Tensor]]) -> list[Tensor]:
+        """All rows, as many at a time as fit; a row is the same in any part."""
+        done: list[list[Tensor]] = []
+        first = 0
+        while first < n:
+            size = min(n - first, self.limit)
+            try:
+                done.append(run(slice(first, first + size)))
+            except torch.OutOfMemoryError:
+                self.replays.clear()
+                if size == 1:
+                    raise
+                self.limit = size // 2
+                continue
+            first += size
+        return [torch.cat(parts) for parts in zip(*done, strict=True)]
+
+    def replayed(self, key: Hashable, values: list[Tensor], run: Run) -> list[Tensor]:
+        """What `run` makes of rows, by the graph of this key and of a bucket that holds them."""
+        n = len(values[0])
+        size = min(bucket(n), max(n, self.limit))
+        # tensors made in inference mode could not be written to outside of it
+        with torch.inference_mode(False), torch.no_grad():
+            replay = self.replays.get((key, size), lambda: Replay(run, self.room(values, size)))
+            return replay(values)
+
+    def room(self, values: list[Tensor], size: int) -> list[Tensor]:
+        """Tensors of `size` rows on the device, which begin with some values."""
+        n, room = len(values[0]), []
+        for t in values:
+            room.append(t.new_zeros(size, *t.shape[1:], device=self.like.device))
+            room[-1][:n].copy_(t)
+        return room
+
+    def drawn(
+        self,
+        priors: list[FusedPrior],
+        settings: SamplingConfig,
+        some_known: bool,
+        decode: bool,
+        given: list[Tensor],
+    ) -> list[Tensor]:
+        """What is captured: ids of every band, then the series if wanted, then what is wrong."""
+        seed_B, index_B, class_B, *rest = given
+        bands = self.config.tokenizer.bands
+        plans, known = rest[:bands], rest[bands:]
+        ids: list[Tensor] = []
+        invalid_B = torch.zeros_like(class_B, dtype=torch.bool)
+        for band, prior in enumerate(priors):
+            loop = FusedLoop(prior, band, settings, (seed_B, index_B), class_B, *ids[:1])
+            known_BN = known[band] if some_known else None
+            ids_BN, invalid_B = loop.run(plans[band], known_BN, invalid_B)
+            ids.append(ids_BN)
+        return [*ids, *([self.decoded(ids)] if decode else []), invalid_B]
+
+    def decoded(self, ids: list[Tensor]) -> Tensor:
+        return self.network.tokenizer.decode(ids)
+
+    def fused(self, dtype: str | None) -> list[FusedPrior]:
+        """The priors with their weights in a dtype, folded once."""
+        kind = Kind(getattr(torch, dtype) if dtype else self.like.dtype, self.like.device)
+        if kind.dtype not in self.priors:
+            # tensors made in inference mode could not be read by a graph's capture outside of it
+            with torch.inference_mode(False), torch.no_grad():
+                exact = copy.deepcopy(self.network).to("cpu", torch.float64)
+                self.priors[kind.dtype] = [FusedPrior(p, kind) for p in exact.each_prior()]
+        return self.priors[kind.dtype]
+
+
+class FusedLoop:
+    """The loop over the steps of one band."""
+
+    def __init__(
+        self,
+        prior: FusedPrior,
+        band: int,
+        settings: SamplingConfig,
+        where: tuple[Tensor, Tensor],
+        class_B: Tensor,
+        low_BM: Tensor | None = None,
+    ) -> None:
+        """where: seed and absolute index of every sample, (B,) each."""
+        self.prior, self.band, self.settings, self.where = prior, band, settings, where
+        self.guided = settings.guidance != 1 and prior.n_classes > 0
+        self.class_B = self.class_S = class_B
+        if self.guided:
+            self.class_S = torch.cat([class_B, torch.full_like(class_B, prior.n_classes)])
+        self.context_BND = None
+        if prior.context is not None and low_BM is not None:
+            self.context_BND = prior.context(low_BM)
+
+    def run(
+        self, plan_BS: Tensor, known_BN: Tensor | None, invalid_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Ids of all positions; those known stay as they are. And whether any draw was invalid.
+
+        plan_BS:  masked positions of every row after every step
+        """
+        N, K = self.prior.n_tokens, self.prior.n_codes
+        n_masked_SB = plan_BS.T.contiguous()
+        places_BM = torch.arange(N, device=plan_BS.device).expand(len(plan_BS), N)
+        # with nothing known all rows have one count, and only what is masked is computed; else
+        # every position is
+        packed = known_BN is None
+        ids_BN = torch.full_like(places_BM, K) if known_BN is None else known_BN
+        left = masked_counts(self.settings.schedule, len(n_masked_SB), N)
+        for step, n_masked_B in enumerate(n_masked_SB):
+            u_BM, v_BM = ops.draw_uniforms(*self.where, places_BM, step=step, band=self.band)
+            h_BMD = self.hidden(ids_BN, places_BM, first=packed and step == 0)
+            drawn_BM, logp_BM = self.choose(h_BMD, u_BM)
+            out = ops.remask_tokens(
+                *(ids_BN, drawn_BM, logp_BM, v_BM, n_masked_B, invalid_B),
+                mask_id=K,
+                noise=self.noise(step),
+                n_places=left[step] if packed else 0,
+            )
+            ids_BN, invalid_B = out.ids_BN, out.invalid_B
+            if packed:
+                places_BM = out.places_BP
+                if left[step] == 0:
+                    break
+        return ids_BN, invalid_B
+
+    def noise(self, step: int) -> float:
+        """Weight of the noise on the confidence."""
+        share = 1 - (step + 1) / self.settings.steps[self.band]
+        return self.settings.choice_temperature[self.band] * share
+
+    def hidden(self, ids_BN: Tensor, places_BM: Tensor, *, first: bool) -> Tensor:
+        """The head's input at the places asked for, guidance included: the head is linear."""
+        prior, B = self.prior, len(ids_BN)
+        if first and prior.first_CND is not None:
+            h_SMD = prior.first_CND[self.class_S]
+        else:
+            h_SMD = prior.hidden(ids_BN, self.class_S, places_BM, self.context_BND)
+        if not self.guided:
+            return h_SMD
+        return torch.lerp(h_SMD[B:], h_SMD[:B], self.settings.guidance)
+
+    def choose(self, h_BMD: Tensor, u_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """A token for every place, and its log-probability."""
+        drawn, logp = ops.sample_code(
+            h_BMD.flatten(0, 1),
+            u_BM.flatten(),
+            self.prior.head_KD,
+            self.prior.head_bias_K,
+            temperature=self.settings.temperature,
+            top_k=self.settings.top_k,
+            top_p=self.settings.top_p,
+        )
+        return drawn.view(u_BM.shape), logp.view(u_BM.shape)
+
+
+def inputs(request: Request, config: TokenizerConfig, settings: SamplingConfig) -> list[Tensor]:
+    """What a graph reads, a row a sample: seed, index, class, plan of each band, known tokens."""
+    index_B, class_B = torch.from_numpy(request.index_B), torch.from_numpy(request.class_B)
+    signed = request.seed - (request.seed >> 63 << 64)  # the same 64 bits
+    plans = []
+    for band in range(config.bands):
+        unknown_B = torch.full_like(index_B, config.n_tokens(band))
+        if request.known is not None:
+            unknown_B = (request.known[band] == config.n_codes[band]).sum(1)
+        plans.append(masked_plan(settings.schedule, settings.steps[band], unknown_B))
+    return [torch.full_like(index_B, signed), index_B, class_B, *plans, *(request.known or ())]
+
+
+def bucket(n: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12 ...: never more than half as many again."""
+    power = 1 << (n - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power
+
+
+def bytes_a_sample(network: Network) -> int:
+    """About what one sample takes at the worst moment, in float32 and with guidance."""
+    config, most = network.config.tokenizer, 0
+    for band, prior in enumerate(network.config.priors):
+        block = 4 * prior.hidden_dim + 4 * prior.n_heads * prior.head_dim
+        tokens = 2 * (1 + config.n_tokens(band)) * block
+        rows, columns = config.grid(band)
+        widths = [config.hidden_dim, *stage_widths(config, band)[::-1]]
+        images = [rows * (columns << i) * width for i, width in enumerate(widths)]
+        most = max(most, tokens, 6 * max(images))
+    return 4 * most
