@@ -53,6 +53,8 @@ def work(args: argparse.Namespace, place: Place) -> None:
             found[section][key] = measured(run, place)
             print(line(section, key, found[section][key]), flush=True)
         save(args.out, found)
+        if place.device == "cuda":
+            torch.rand(1, device="cuda")  # a capture that failed may have broken it: a new process
 
 
 def tasks(ops: list[str], place: Place, top: Found) -> list[tuple[str, str, Callable[[], Found]]]:
