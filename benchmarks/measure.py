@@ -8,7 +8,7 @@ from typing import Any
 import tsgen.measure
 from tsgen.measure import Run, interleaved, ratio, summary
 
-__all__ = ["Run", "interleaved", "machine", "ratio", "save", "summary"]
+__all__ = ["Run", "interleaved", "machine", "ratio", "said", "save", "summary"]
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -16,9 +16,16 @@ RESULTS = HERE / "results"
 
 def machine() -> dict[str, Any]:
     """What a reader needs to place a number, and the commit."""
-    git = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False, cwd=HERE)
-    return tsgen.measure.machine() | {"commit": done.stdout.strip()}
+    return tsgen.measure.machine() | {"commit": said("git", "describe", "--always", "--dirty")}
+
+
+def said(*command: str) -> str:
+    """What a command prints; nothing where there is no such command."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def save(name: str, result: dict[str, Any]) -> Path:

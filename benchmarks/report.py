@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import gpu_report
+
 HERE = Path(__file__).parent
 README, BENCHMARKS = HERE.parent / "README.md", HERE.parent / "docs" / "benchmarks.md"
 MARKS = "<!-- results -->", "<!-- /results -->"
@@ -125,7 +127,7 @@ def every_kernel() -> str:
             ahead = ", ".join(f"{k} {v:.2f}" for k, v in row["times_faster_than"].items())
             out.append(f"| {key} | {times} | {rate} | {ahead} |")
         out.append("")
-    return "\n".join([*out, *scaling()])
+    return "\n".join([*out, *scaling(), *gpu_report.page(results("gpu"))])
 
 
 def scaling() -> list[str]:
@@ -231,7 +233,8 @@ def main() -> None:
     text = README.read_text()
     before, rest_of_it = text.split(MARKS[0])
     after = rest_of_it.split(MARKS[1])[1]
-    body = "\n".join(["", *speed(), *training(), *kernels(), *quality(), *rest()])
+    parts = [*speed(), *training(), *kernels(), *gpu_report.sentence(results("gpu"))]
+    body = "\n".join(["", *parts, *quality(), *rest()])
     pages = {README: f"{before}{MARKS[0]}{body}{MARKS[1]}{after}", BENCHMARKS: every_kernel()}
     for path, page in pages.items():
         if not check:

@@ -9,6 +9,7 @@ pip install -e ".[bench]".
 """
 
 import argparse
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ from tsgen.ops import Nearest
 
 KERNEL = "tsgen"
 SECONDS = 60  # for one shape
-ALLOWED = 1e-4  # relative error of a rival: some are less exact than a kernel has to be
+# relative error of a rival: some are less exact than a kernel has to be
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 DEVIATIONS = 5  # of a mean over the rows, where a rival draws with numbers of its own
 
 
@@ -37,51 +39,63 @@ class Rival(NamedTuple):
     wrong: Callable[[Any], float]  # error of what it returns, of what is allowed
 
 
-def stft_rivals(x: Tensor, window: Tensor, hop: int, first: int, end: int) -> dict[str, Rival]:
-    def planes() -> Tensor:
-        X = torch.stft(x.flatten(0, 1), len(window), hop, window=window, return_complex=True)
-        parts = torch.view_as_real(X[:, first:end]).permute(0, 3, 1, 2)
-        return parts.reshape(x.shape[0], -1, end - first, X.shape[2])
-
-    return {"torch.stft": Rival(planes, like_baseline("stft", x, window, hop, first, end))}
+def stft_rivals(x: Tensor, window: Tensor, *how: int) -> dict[str, Rival]:
+    wrong = like_baseline("stft", x, window, *how)
+    return {"torch.stft": Rival(lambda: torch_stft(x, window, *how), wrong)}
 
 
-def istft_rivals(planes: Tensor, window: Tensor, hop: int, first: int, length: int) -> Any:
-    B, G, n_rows, T = planes.shape
+def torch_stft(x: Tensor, window: Tensor, hop: int, first: int, end: int) -> Tensor:
+    """Planes by torch.stft, which knows no bfloat16."""
+    series, window = x.flatten(0, 1).float(), window.float()
+    X = torch.stft(series, len(window), hop, window=window, return_complex=True)
+    parts = torch.view_as_real(X[:, first:end]).permute(0, 3, 1, 2)
+    return parts.reshape(x.shape[0], -1, end - first, X.shape[2]).to(x.dtype)
 
-    def series() -> Tensor:
-        parts = planes.view(B * G // 2, 2, n_rows, T).permute(0, 2, 3, 1).contiguous()
-        X = F.pad(
-            torch.view_as_complex(parts), (0, 0, first, len(window) // 2 + 1 - first - n_rows)
-        )
-        return torch.istft(X, len(window), hop, window=window, length=length).view(B, G // 2, -1)
 
-    wrong = like_baseline("istft", planes, window, hop, first, length)
-    return {"torch.istft": Rival(series, wrong)}
+def istft_rivals(planes: Tensor, window: Tensor, *how: int) -> dict[str, Rival]:
+    wrong = like_baseline("istft", planes, window, *how)
+    return {"torch.istft": Rival(lambda: torch_istft(planes, window, *how), wrong)}
+
+
+def torch_istft(planes: Tensor, window: Tensor, hop: int, first: int, length: int) -> Tensor:
+    """Series by torch.istft."""
+    (B, G, n_rows, T), W, window = planes.shape, len(window), window.float()
+    parts = planes.float().view(B * G // 2, 2, n_rows, T).permute(0, 2, 3, 1).contiguous()
+    X = F.pad(torch.view_as_complex(parts), (0, 0, first, W // 2 + 1 - first - n_rows))
+    y = torch.istft(X, W, hop, window=window, length=length)
+    return y.view(B, G // 2, -1).to(planes.dtype)
 
 
 def like_baseline(op: str, *inputs: Any) -> Callable[[Any], float]:
     """How far a result lies from the baseline's in float64, by the op's own measure."""
-    module, as_float64 = dispatch.module(op), exact(inputs)
-    ref = module.baseline(*as_float64)
-    return lambda out: module.error(out, ref, *as_float64) / ALLOWED  # type: ignore[no-any-return]
+    module = dispatch.module(op)
+
+    @functools.cache
+    def expected() -> tuple[Any, Any]:
+        as_float64 = exact(inputs)
+        return module.baseline(*as_float64), as_float64
+
+    def wrong(out: Any) -> float:
+        ref, as_float64 = expected()
+        return float(module.error(out, ref, *as_float64) / ALLOWED[inputs[0].dtype])
+
+    return wrong
 
 
 def nearest_rivals(x: Tensor, codes: Tensor, stats: bool) -> dict[str, Rival]:
-    x64, codes64 = x.double(), codes.double()
     judge = like_baseline("nearest_code", x, codes, False)
 
     def wrong(ids: Any) -> float:
         ids_N = torch.as_tensor(ids).reshape(-1)
-        distance_N = (x64 - codes64[ids_N]).square().sum(-1)
-        return judge(Nearest(ids_N, distance_N, ids_N.new_empty(0), x64[:0]))
+        distance_N = (x.double() - codes.double()[ids_N]).square().sum(-1)
+        return judge(Nearest(ids_N, distance_N, ids_N.new_empty(0), x[:0]))
 
     half = codes.square().sum(1) / 2
     runs: dict[str, Run] = {
         "addmm + argmin": lambda: torch.addmm(half, x, codes.T, alpha=-1).argmin(1),
         "cdist + argmin": lambda: torch.cdist(x, codes).argmin(1),
     }
-    if importlib.util.find_spec("faiss"):
+    if x.device.type == "cpu" and importlib.util.find_spec("faiss"):
         import faiss
 
         faiss.omp_set_num_threads(torch.get_num_threads())
@@ -97,10 +111,10 @@ def vector_quantize(x: Tensor, codes: Tensor, stats: bool) -> Run:
     """Its whole layer: in training, with statistics, it also moves its codes."""
     from vector_quantize_pytorch import VectorQuantize
 
-    layer = VectorQuantize(dim=x.shape[1], codebook_size=len(codes)).train(stats)
+    layer = VectorQuantize(dim=x.shape[1], codebook_size=len(codes)).train(stats).to(x)
     layer._codebook.embed.data.copy_(codes[None])
     layer._codebook.embed_avg.data.copy_(codes[None])
-    return torch.no_grad()(lambda: layer(x[None])[1])  # type: ignore[no-any-return]
+    return torch.no_grad()(lambda: layer(x[None])[1][0])  # type: ignore[no-any-return]
 
 
 def attention_rivals(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> dict[str, Rival]:
@@ -109,36 +123,46 @@ def attention_rivals(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> dict[str, Riva
 
 
 def sample_rivals(h: Tensor, u: Tensor, weight: Any, bias: Any, *_: Any) -> dict[str, Rival]:
-    def logits() -> Tensor:
+    def product() -> Tensor:
         return h if weight is None else F.linear(h, weight, bias)
+
+    def logits() -> Tensor:
+        return product().float()  # sums of 16-bit probabilities are no law
 
     def searched() -> Tensor:
         return torch.searchsorted(logits().softmax(-1).cumsum(-1), u.float()[:, None])
 
-    logp_RK = logits().double().log_softmax(-1)
-
-    def unlawful(ids: Tensor) -> float:
-        """How far the mean log-probability of what was drawn is from its expectation."""
-        drawn_R = logp_RK.gather(1, ids.view(-1, 1).clamp_max(logp_RK.shape[1] - 1))[:, 0]
-        p_RK = logp_RK.exp()
-        mean_R = (p_RK * logp_RK).sum(-1)
-        variance_R = (p_RK * logp_RK.square()).sum(-1) - mean_R.square()
-        return float((drawn_R - mean_R).sum().abs() / variance_R.sum().sqrt() / DEVIATIONS)
+    def gumbel() -> Tensor:
+        l = logits()
+        return (l - torch.empty_like(l).exponential_().log()).argmax(-1)
 
     runs: dict[str, Run] = {
         "Categorical": lambda: Categorical(logits=logits()).sample(),
         "multinomial": lambda: torch.multinomial(logits().softmax(-1), 1),
-        "Gumbel": lambda: (logits() - torch.empty_like(logits()).exponential_().log()).argmax(-1),
+        "Gumbel": gumbel,
         "cumsum + searchsorted": searched,
     }
+    unlawful = functools.partial(away_from_law, logits)
     rivals = {name: Rival(run, unlawful) for name, run in runs.items()}
     if weight is not None:
-        product = F.linear(*exact((h, weight, bias)))
-        scale = product.abs().amax() * ALLOWED
-        rivals["the product alone"] = Rival(
-            logits, lambda out: float((out - product).abs().amax() / scale)
-        )
+
+        def wrong(out: Tensor) -> float:
+            exactly = F.linear(*exact((h, weight, bias)))
+            scale = exactly.abs().amax() * ALLOWED[h.dtype]
+            return float((out - exactly).abs().amax() / scale)
+
+        rivals["the product alone"] = Rival(product, wrong)
     return rivals
+
+
+def away_from_law(logits: Callable[[], Tensor], ids: Tensor) -> float:
+    """How far the mean log-probability of what was drawn is from its expectation."""
+    logp_RK = logits().double().log_softmax(-1)
+    drawn_R = logp_RK.gather(1, ids.view(-1, 1).clamp_max(logp_RK.shape[1] - 1))[:, 0]
+    p_RK = logp_RK.exp()
+    mean_R = (p_RK * logp_RK).sum(-1)
+    variance_R = (p_RK * logp_RK.square()).sum(-1) - mean_R.square()
+    return float((drawn_R - mean_R).sum().abs() / variance_R.sum().sqrt() / DEVIATIONS)
 
 
 RIVALS: dict[str, Callable[..., dict[str, Rival]]] = {

@@ -100,17 +100,21 @@ def exact(inputs: Any) -> list[Any]:
     return [t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs]
 
 
-def mismatch(op: str, backend: str, inputs: Any) -> float:
-    """Error of a backend's result, of its tolerance: it is wrong above 1.
+def judged(op: str, out: Any, inputs: Any) -> float:
+    """Error of a result, of its op's tolerance: it is wrong above 1.
 
     The baseline in float64 stands for the reference, which is too slow at sizes worth timing;
     tests hold the one to the other.
     """
     module, as_float64 = dispatch.module(op), exact(inputs)
-    out, ref = dispatch.load(op, backend)(*inputs), module.baseline(*as_float64)
-    error = module.error(out, ref, *as_float64)
+    error = module.error(out, module.baseline(*as_float64), *as_float64)
     allowed = module.TOLERANCE[next(t for t in inputs if isinstance(t, Tensor)).dtype]
     return float(error / allowed) if allowed else (0.0 if error == 0 else float("inf"))
+
+
+def mismatch(op: str, backend: str, inputs: Any) -> float:
+    """`judged`, of what a backend makes of these inputs."""
+    return judged(op, dispatch.load(op, backend)(*inputs), inputs)
 
 
 def backward(run: Callable[..., Any], inputs: Any, wanted: tuple[int, ...]) -> Run:

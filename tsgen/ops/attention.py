@@ -207,7 +207,7 @@ def heads_inside(out_BHMD: Tensor) -> Tensor:
     return out_BHMD.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (B, H, M, N, D, null key, normalised, lengths)
     (0, 2, 5, 5, 8, True, True, False),
@@ -229,6 +229,14 @@ BENCH_SHAPES = [
     (128, 2, 65, 65, 64, True, True, False),
     (64, 4, 128, 128, 64, True, True, False),
     (16, 8, 256, 256, 64, True, True, False),
+]
+GPU_SHAPES = [
+    (100_000, 2, 64, 64, 64, False, False, False),
+    (256, 2, 65, 65, 64, True, True, False),
+    (100_000, 2, 65, 65, 64, True, True, False),
+    (4096, 4, 64, 64, 32, False, False, False),
+    (1024, 4, 256, 256, 64, False, False, False),
+    (256, 8, 1024, 1024, 64, False, False, False),
 ]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 DIFFERENTIABLE = (0, 1, 2, 3, 4, 5)

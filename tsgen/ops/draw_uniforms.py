@@ -94,10 +94,11 @@ def baseline(
     return uniform(w0, w1), uniform(w2, w3)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [(0, 3, 1), (1, 1, 0), (3, 2, 5), (17, 5, 2**63 + 12345), (5, 65, 2**64 - 1)]
 BENCH_SHAPES = [(256, 64, 0), (10_000, 41, 0)]  # (B, M, seed)
+GPU_SHAPES = [(100_000, 64, 0), (256, 64, 0)]
 TOLERANCE = {torch.int64: 0.0}  # bits are right or wrong
 DIFFERENTIABLE = ()
 

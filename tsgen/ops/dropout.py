@@ -127,7 +127,7 @@ def baseline(x: Tensor, p: float, seed: Tensor, residual: Tensor | None) -> Tens
     return out if residual is None else residual + out
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (B, C, L, p, with residual)
     (0, 3, 2, 0.5, True),
@@ -139,6 +139,7 @@ TEST_SHAPES = [  # (B, C, L, p, with residual)
     (2, 8, 2048, 0.3, True),
 ]
 BENCH_SHAPES = [(128, 64, 128, 0.3, False), (128, 32, 64, 0.3, True)]
+GPU_SHAPES = [(8192, 64, 128, 0.3, True), (128, 64, 128, 0.3, False)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 DIFFERENTIABLE = (0, 3)
 

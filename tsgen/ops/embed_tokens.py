@@ -122,7 +122,7 @@ def baseline(
     return torch.cat([x_S1D, x_SND], 1).to(tokens_KD.dtype)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (B, N, D, passes, context)
     (0, 3, 8, 1, False),
@@ -132,6 +132,7 @@ TEST_SHAPES = [  # (B, N, D, passes, context)
     (2, 65, 128, 2, False),
 ]
 BENCH_SHAPES = [(256, 64, 128, 1, False), (256, 64, 128, 2, True)]
+GPU_SHAPES = [(100_000, 64, 128, 1, False), (256, 64, 128, 1, False)]
 TOLERANCE = {torch.float64: 0.0, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 DIFFERENTIABLE = ()
 

@@ -16,6 +16,7 @@ from tsgen import dispatch
 from tsgen.errors import bad_value
 from tsgen.ops.stft import (
     BENCH_SHAPES,
+    GPU_SHAPES,
     TEST_SHAPES,
     Shape,
     bytes_moved,
@@ -25,7 +26,7 @@ from tsgen.ops.stft import (
     n_frames,
 )
 
-__all__ = ["BENCH_SHAPES", "TEST_SHAPES", "bytes_moved", "error", "istft"]
+__all__ = ["BENCH_SHAPES", "GPU_SHAPES", "TEST_SHAPES", "bytes_moved", "error", "istft"]
 
 
 def istft(
@@ -183,7 +184,7 @@ def inverse(weight: Tensor) -> Tensor:
     return torch.where(reached, 1 / torch.where(reached, weight, 1), 0)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py; shapes are those of the stft it inverts.
+# Read by tests/test_ops.py and benchmarks; shapes are those of the stft it inverts.
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 DIFFERENTIABLE = (0,)

@@ -70,10 +70,11 @@ def baseline(confidence_BN: Tensor, n_masked_B: Tensor) -> Tensor:
     return torch.zeros_like(again_BN).scatter(1, order_BN, again_BN)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [(0, 4), (1, 1), (3, 2), (5, 17), (4, 64), (6, 129), (2, 1024)]  # (B, N)
 BENCH_SHAPES = [(256, 8), (256, 64), (4096, 64), (1024, 256)]
+GPU_SHAPES = [(100_000, 64), (256, 64), (100_000, 1024)]
 TOLERANCE = {torch.float64: 0.0, torch.float32: 0.0}  # a choice is right or wrong
 DIFFERENTIABLE = ()
 

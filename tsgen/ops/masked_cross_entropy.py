@@ -130,7 +130,7 @@ def baseline(
     return F.cross_entropy(logits_RK, target_R, reduction="sum") / max(1, len(rows_R))
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (M, R, K, D, bias)
     (4, 0, 5, 3, True),
@@ -142,6 +142,7 @@ TEST_SHAPES = [  # (M, R, K, D, bias)
     (1300, 1100, 33, 5, True),
 ]
 BENCH_SHAPES = [(8192, 5242, 1024, 128, True), (1024, 655, 1024, 128, True)]
+GPU_SHAPES = [(524_288, 335_544, 1024, 128, True), (8192, 5242, 1024, 128, True)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DIFFERENTIABLE = (0, 1, 2)
 

@@ -111,7 +111,7 @@ def baseline(x_ND: Tensor, codes_KD: Tensor, stats: bool) -> Nearest:
     return Nearest(ids_N, distance_N, counts_K, x_ND.new_zeros(K, D).index_add_(0, ids_N, x_ND))
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (N, K, D, stats)
     (0, 3, 4, True),
@@ -132,6 +132,12 @@ BENCH_SHAPES = [
     (32768, 1024, 64, False),
     (32768, 1024, 64, True),
     (16384, 512, 256, False),
+]
+GPU_SHAPES = [
+    (1_000_000, 1024, 8, False),
+    (1_000_000, 1024, 64, False),
+    (1_000_000, 1024, 8, True),
+    (10_000_000, 1024, 64, False),
 ]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
 DIFFERENTIABLE = ()

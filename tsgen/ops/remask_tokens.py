@@ -156,7 +156,7 @@ def baseline(
     return Remasked(ids_BN, order_BN[:, :n_places] * there_BP, invalid_B)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (B, N, M, places)
     (0, 4, 4, 2),
@@ -168,6 +168,7 @@ TEST_SHAPES = [  # (B, N, M, places)
     (2, 300, 0, 3),
 ]
 BENCH_SHAPES = [(256, 64, 41, 37), (4096, 64, 64, 0)]
+GPU_SHAPES = [(100_000, 64, 41, 37), (256, 64, 41, 37)]
 TOLERANCE = {torch.int64: 0.0}  # a choice is right or wrong
 DIFFERENTIABLE = ()
 

@@ -184,7 +184,7 @@ def search(p_RK: Tensor, u_R: Tensor) -> Tensor:
     return group_R1 * GROUP + torch.minimum(inside_R1, last_R1)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (R, K, D or 0 for logits, temperature, top_k, top_p)
     (0, 5, 4, 1.0, 0, 1.0),
@@ -205,6 +205,11 @@ BENCH_SHAPES = [
     (4096, 1024, 128, 1.0, 0, 1.0),
     (4096, 1024, 0, 1.0, 0, 1.0),
     (1024, 8192, 0, 1.0, 0, 1.0),
+]
+GPU_SHAPES = [
+    (1_000_000, 1024, 128, 1.0, 0, 1.0),
+    (2048, 1024, 128, 1.0, 0, 1.0),
+    (250_000, 8192, 256, 1.0, 0, 1.0),
 ]
 # 16-bit products round differently in another order: the bound is on the cumulative law
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 5e-6, torch.float16: 5e-6}

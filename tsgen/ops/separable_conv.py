@@ -261,7 +261,7 @@ def baseline(
     return Convolved(y, *statistics(y, stats))
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (B, C, H, W, O, kernel rows, kind, activation, stats)
     (0, 3, 2, 4, 2, 3, "same", "norm", False),
@@ -282,6 +282,12 @@ BENCH_SHAPES = [
     (128, 128, 2, 32, 8, 3, "same", "norm", True),
     (128, 4, 2, 64, 8, 3, "halve", "none", True),
     (128, 32, 1, 8, 16, 1, "twice", "none", True),
+]
+GPU_SHAPES = [
+    (8192, 8, 2, 32, 128, 3, "same", "snake", True),
+    (8192, 128, 2, 32, 8, 3, "same", "norm", True),
+    (8192, 4, 2, 64, 8, 3, "halve", "none", True),
+    (8192, 32, 1, 8, 16, 1, "twice", "none", True),
 ]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 DIFFERENTIABLE = (0, 1, 2, 3, 4, 5, 6, 7)

@@ -128,7 +128,7 @@ def over_channels(t_C: Tensor, x: Tensor) -> Tensor:
     return t_C.view(-1, *[1] * (x.dim() - 2))
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (B, C, H, W, with gain and shift)
     (0, 3, 2, 4, True),
@@ -138,6 +138,7 @@ TEST_SHAPES = [  # (B, C, H, W, with gain and shift)
     (2, 8, 2, 64, False),
 ]
 BENCH_SHAPES = [(128, 8, 1, 64, True), (128, 32, 2, 32, True), (128, 4, 2, 128, False)]
+GPU_SHAPES = [(8192, 64, 2, 64, True), (128, 32, 2, 32, True)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 DIFFERENTIABLE = (0, 1, 2, 3)
 

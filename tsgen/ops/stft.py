@@ -146,7 +146,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype == torch.float64 else torch.float32
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 # (B, C, L, W, hop, first, end)
 TEST_SHAPES = [
@@ -173,6 +173,11 @@ BENCH_SHAPES = [
     (256, 1, 4096, 8, 2, 0, 5),
     (256, 1, 1024, 16, 4, 0, 9),
     (64, 1, 4096, 64, 16, 0, 33),
+]
+GPU_SHAPES = [  # that fill one; the last is as small as in a training step
+    (100_000, 1, 512, 8, 2, 0, 5),
+    (10_000, 1, 4096, 64, 16, 0, 33),
+    (1024, 1, 128, 4, 1, 0, 3),
 ]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DIFFERENTIABLE = (0,)

@@ -136,7 +136,7 @@ def baseline(products_BMTF: Tensor, source_N: Tensor, bias_F: Tensor) -> Summed:
     return Summed(h_BNF.to(products_BMTF.dtype), mean_F, var_F)
 
 
-# Read by tests/test_ops.py and benchmarks/bench_ops.py.
+# Read by tests/test_ops.py and benchmarks.
 
 TEST_SHAPES = [  # (B, M, T, F, N)
     (1, 1, 1, 1, 1),
@@ -147,6 +147,7 @@ TEST_SHAPES = [  # (B, M, T, F, N)
     (19, 2, 7, 130, 1),
 ]
 BENCH_SHAPES = [(128, 8, 7, 256, 64), (128, 8, 3, 256, 8)]
+GPU_SHAPES = [(8192, 8, 7, 256, 64), (128, 8, 7, 256, 64)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DIFFERENTIABLE = (0, 2)
 
