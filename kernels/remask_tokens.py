@@ -30,6 +30,7 @@ def remask_tokens_kernel(
     M,
     P,
     mask_id,
+    step,  # of n_masked, 0 where it is the same for all
     noise,  # float32
     more_noise,  # what float32 has not of it
     EACH: tl.constexpr,  # every position has a draw
@@ -48,7 +49,7 @@ def remask_tokens_kernel(
     uniform = tl.load(v + at, mask=has_draw, other=0.5)
     exact = tl.full([1, 1], noise, tl.float64) + tl.full([1, 1], more_noise, tl.float64)
     confidence = lp - exact * tl.log(-tl.log(uniform))
-    wanted = tl.load(n_masked + b, mask=row, other=0).to(tl.int32)
+    wanted = tl.load(n_masked + b * step, mask=row, other=0).to(tl.int32)
     again = least_confident(confidence, masked, wanted, 64)
     token = tl.load(drawn + at, mask=has_draw & ~again, other=0)
     tl.store(new_ids + b[:, None] * N + n, tl.where(has_draw & ~again, token, id), mask=there)
@@ -82,12 +83,11 @@ def remask_tokens(
     if new_ids_BN.numel():  # an empty grid is an error
         block = triton.next_power_of_2(max(N, 16))
         rows, high = max(1, TILE // block), float(np.float32(noise))
-        given = (ids_BN, drawn_BM, logp_BM, v_BM, n_masked_B, invalid_B.view(torch.uint8))
+        given = [t.contiguous() for t in (ids_BN, drawn_BM, logp_BM, v_BM)]
         made = new_ids_BN, places_BP, new_invalid_B.view(torch.uint8)
         remask_tokens_kernel[triton.cdiv(B, rows),](
-            *(t.contiguous() for t in given),
-            *made,
-            *(B, N, M, n_places, mask_id, high, noise - high),
+            *(*given, n_masked_B, invalid_B.contiguous().view(torch.uint8), *made),
+            *(B, N, M, n_places, mask_id, n_masked_B.stride(0), high, noise - high),
             EACH=M == N,
             ROWS=rows,
             BLOCK=block,
@@ -102,7 +102,7 @@ SHIPPED = [
         remask_tokens_kernel,
         dict.fromkeys(("ids", "drawn", "n_masked", "new_ids", "places"), "*i64")
         | {"logp": "*fp32", "v": "*fp64", "invalid": "*u8", "new_invalid": "*u8"}
-        | dict.fromkeys(("B", "N", "M", "P", "mask_id"), "i32")
+        | dict.fromkeys(("B", "N", "M", "P", "mask_id", "step"), "i32")
         | {"noise": "fp32", "more_noise": "fp32"},
         {"EACH": each, "ROWS": 16, "BLOCK": 64},
     )

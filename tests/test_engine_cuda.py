@@ -92,7 +92,7 @@ class TestSameToTheBit:
     """Whatever is drawn together: graphs of any size, in any parts."""
 
     def test_alone_and_among_others(self, engine, asked, base):
-        if not GPU and not dispatch.INTERPRETED:
+        if not GPU and dispatch.FORCED != "triton":
             pytest.skip("PyTorch's products depend on their size; the kernels' do not")
         for rows in ([0], [149, 3], list(range(5, 70)), list(range(150))[::-1]):
             ids, series = engine.draw(asked.at(np.array(rows)), HOW)

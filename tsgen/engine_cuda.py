@@ -7,6 +7,7 @@ number of masked places, and nothing waits for the host. The law is that of `tsg
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Hashable
 
 import numpy as np
@@ -105,11 +106,11 @@ class CudaEngine:
         for known, K in zip(request.known or (), tokenizer.n_codes, strict=False):
             check_ids("known", known, K)
         key = settings, request.known is not None, decode
-        priors = self.fused(settings.dtype)
+        drawn = functools.partial(self.drawn, self.fused(settings.dtype), *key)
 
         def part(rows: slice) -> list[Tensor]:
             some = inputs(request.at(np.arange(rows.start, rows.stop)), tokenizer, settings)
-            return self.replayed(key, some, functools.partial(self.drawn, priors, *key))
+            return self.replayed(key, some, drawn)
 
         *out, invalid_B = self.in_parts(len(request.index_B), part)
         if invalid_B.any():
@@ -160,14 +161,13 @@ class CudaEngine:
     ) -> list[Tensor]:
         """What is captured: ids of every band, then the series if wanted, then what is wrong."""
         seed_B, index_B, class_B, *rest = given
-        bands = self.config.tokenizer.bands
-        plans, known = rest[:bands], rest[bands:]
+        # where tokens are known: those, and how many stay masked after each step
+        asked = zip(*2 * [iter(rest)], strict=True) if some_known else itertools.repeat(None)
         ids: list[Tensor] = []
         invalid_B = torch.zeros_like(class_B, dtype=torch.bool)
-        for band, prior in enumerate(priors):
+        for band, (prior, known) in enumerate(zip(priors, asked, strict=False)):
             loop = FusedLoop(prior, band, settings, (seed_B, index_B), class_B, *ids[:1])
-            known_BN = known[band] if some_known else None
-            ids_BN, invalid_B = loop.run(plans[band], known_BN, invalid_B)
+            ids_BN, invalid_B = loop.run(known, invalid_B)
             ids.append(ids_BN)
         return [*ids, *([self.decoded(ids)] if decode else []), invalid_B]
 
@@ -207,21 +207,23 @@ class FusedLoop:
         if prior.context is not None and low_BM is not None:
             self.context_BND = prior.context(low_BM)
 
-    def run(
-        self, plan_BS: Tensor, known_BN: Tensor | None, invalid_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Ids of all positions; those known stay as they are. And whether any draw was invalid.
+    def run(self, known: tuple[Tensor, Tensor] | None, invalid_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids of all positions, and whether any draw was invalid.
 
-        plan_BS:  masked positions of every row after every step
+        known:  ids (B, N), those given stay; and how many are masked after each step (B, S)
         """
-        N, K = self.prior.n_tokens, self.prior.n_codes
-        n_masked_SB = plan_BS.T.contiguous()
-        places_BM = torch.arange(N, device=plan_BS.device).expand(len(plan_BS), N)
+        prior, (schedule, steps) = self.prior, (self.settings.schedule, self.settings.steps)
+        B, N, K = len(self.class_B), prior.n_tokens, prior.n_codes
+        places_BM = torch.arange(N, device=invalid_B.device).expand(B, N)
         # with nothing known all rows have one count, and only what is masked is computed; else
         # every position is
-        packed = known_BN is None
-        ids_BN = torch.full_like(places_BM, K) if known_BN is None else known_BN
-        left = masked_counts(self.settings.schedule, len(n_masked_SB), N)
+        packed = known is None
+        if known is None:
+            ids_BN = torch.full_like(places_BM, K)
+            n_masked_SB = prior.counts(schedule, steps[self.band])[:, None].expand(-1, B)
+        else:
+            ids_BN, n_masked_SB = known[0], known[1].T.contiguous()
+        left = masked_counts(schedule, len(n_masked_SB), N)
         for step, n_masked_B in enumerate(n_masked_SB):
             u_BM, v_BM = ops.draw_uniforms(*self.where, places_BM, step=step, band=self.band)
             h_BMD = self.hidden(ids_BN, places_BM, first=packed and step == 0)
@@ -270,16 +272,14 @@ class FusedLoop:
 
 
 def inputs(request: Request, config: TokenizerConfig, settings: SamplingConfig) -> list[Tensor]:
-    """What a graph reads, a row a sample: seed, index, class, plan of each band, known tokens."""
+    """What a graph reads, a row a sample: seed, index, class; then tokens known and plan of each band."""
     index_B, class_B = torch.from_numpy(request.index_B), torch.from_numpy(request.class_B)
     signed = request.seed - (request.seed >> 63 << 64)  # the same 64 bits
-    plans = []
-    for band in range(config.bands):
-        unknown_B = torch.full_like(index_B, config.n_tokens(band))
-        if request.known is not None:
-            unknown_B = (request.known[band] == config.n_codes[band]).sum(1)
-        plans.append(masked_plan(settings.schedule, settings.steps[band], unknown_B))
-    return [torch.full_like(index_B, signed), index_B, class_B, *plans, *(request.known or ())]
+    given = [torch.full_like(index_B, signed), index_B, class_B]
+    for band, known_BN in enumerate(request.known or ()):
+        unknown_B = (known_BN == config.n_codes[band]).sum(1)
+        given += [known_BN, masked_plan(settings.schedule, settings.steps[band], unknown_B)]
+    return given
 
 
 def bucket(n: int) -> int:

@@ -18,6 +18,7 @@ from tsgen import ops
 from tsgen.layers import Block, folded
 from tsgen.ops.stft import compute_dtype
 from tsgen.prior import Context, Prior, around, stretched
+from tsgen.schedule import masked_counts
 
 
 class Kind(NamedTuple):
@@ -124,6 +125,7 @@ class FusedPrior:
         """Fold the weights of a prior that is float64, on the CPU and in eval mode."""
         tables, width = prior.fold(), prior.embed.free.shape[1]
         self.n_tokens, self.n_codes, self.n_classes = prior.n_tokens, prior.n_codes, prior.n_classes
+        self.plans: dict[tuple[str, int], Tensor] = {}
         self.context, places_ND = None, kind.vector(tables.places_ND)
         if prior.context is not None:
             weight_DE = prior.project_in.weight[:, :-width]
@@ -143,6 +145,13 @@ class FusedPrior:
         self.head_bias_K = kind.vector(prior.head_bias)
         # with everything masked and no context a sample is its class: (n_classes + 1, N, D)
         self.first_CND = None if self.context else self.once_a_class(kind.device)
+
+    def counts(self, schedule: str, steps: int) -> Tensor:
+        """Masked positions after each step where none is known: (S,) int64 on the device."""
+        if (schedule, steps) not in self.plans:
+            counts = masked_counts(schedule, steps, self.n_tokens)
+            self.plans[schedule, steps] = torch.tensor(counts, device=self.head_KD.device)
+        return self.plans[schedule, steps]
 
     def once_a_class(self, device: torch.device) -> Tensor:
         class_C = torch.arange(self.n_classes + 1, device=device)

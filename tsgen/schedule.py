@@ -37,6 +37,7 @@ def masked_counts(schedule: str, steps: int, n_unknown: int) -> list[int]:
 
 def masked_plan(schedule: str, steps: int, unknown_B: Tensor) -> Tensor:
     """Masked positions of every row after every step, from how many are unknown: (B, S) int64."""
-    counts = {n: masked_counts(schedule, steps, n) for n in set(unknown_B.tolist())}
-    rows = [counts[n] for n in unknown_B.tolist()]
-    return torch.tensor(rows, dtype=torch.int64, device=unknown_B.device).view(-1, steps)
+    unique_U, which_B = unknown_B.unique(return_inverse=True)
+    plans = [masked_counts(schedule, steps, n) for n in unique_U.tolist()]
+    plans_US = torch.tensor(plans, dtype=torch.int64, device=unknown_B.device)
+    return plans_US.view(-1, steps)[which_B]
