@@ -2,10 +2,13 @@
 
 from tsgen.ops.attention import attention
 from tsgen.ops.dropout import dropout
+from tsgen.ops.feed_forward import feed_forward
 from tsgen.ops.istft import istft
 from tsgen.ops.keep_confident import keep_confident
+from tsgen.ops.linear_norm import linear_norm
 from tsgen.ops.masked_cross_entropy import masked_cross_entropy
 from tsgen.ops.nearest_code import Nearest, nearest_code
+from tsgen.ops.norm_linear import norm_linear
 from tsgen.ops.philox import philox, uniforms
 from tsgen.ops.sample_code import sample_code
 from tsgen.ops.separable_conv import Convolved, separable_conv
@@ -19,10 +22,13 @@ __all__ = [
     "Summed",
     "attention",
     "dropout",
+    "feed_forward",
     "istft",
     "keep_confident",
+    "linear_norm",
     "masked_cross_entropy",
     "nearest_code",
+    "norm_linear",
     "philox",
     "sample_code",
     "separable_conv",
