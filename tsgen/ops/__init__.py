@@ -4,10 +4,13 @@ from tsgen.ops.attention import attention
 from tsgen.ops.draw_uniforms import draw_uniforms
 from tsgen.ops.dropout import dropout
 from tsgen.ops.embed_tokens import embed_tokens
+from tsgen.ops.feed_forward import feed_forward
 from tsgen.ops.istft import istft
 from tsgen.ops.keep_confident import keep_confident
+from tsgen.ops.linear_norm import linear_norm
 from tsgen.ops.masked_cross_entropy import masked_cross_entropy
 from tsgen.ops.nearest_code import Nearest, nearest_code
+from tsgen.ops.norm_linear import norm_linear
 from tsgen.ops.philox import philox, uniforms
 from tsgen.ops.remask_tokens import Remasked, remask_tokens
 from tsgen.ops.sample_code import sample_code
@@ -25,10 +28,13 @@ __all__ = [
     "draw_uniforms",
     "dropout",
     "embed_tokens",
+    "feed_forward",
     "istft",
     "keep_confident",
+    "linear_norm",
     "masked_cross_entropy",
     "nearest_code",
+    "norm_linear",
     "philox",
     "remask_tokens",
     "sample_code",
