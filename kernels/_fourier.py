@@ -169,7 +169,7 @@ def inverse_weight_kernel(
     tl.store(inverse + l, tl.where(reached, 1 / tl.where(reached, weight, 1.0), 0.0), mask=l < L)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # for ever: a CUDA graph may hold its address
 def fourier_basis(W: int, first: int, rows: int, inverse: bool, device: torch.device) -> Tensor:
     """cos and -sin of rows first .. first + rows; for the inverse, times what a row counts."""
     basis_GW = fourier_rows(W, first, first + rows, torch.float64, device)

@@ -272,7 +272,7 @@ class FusedLoop:
 
 
 def inputs(request: Request, config: TokenizerConfig, settings: SamplingConfig) -> list[Tensor]:
-    """What a graph reads, a row a sample: seed, index, class; then tokens known and plan of each band."""
+    """What a graph reads, a row a sample: seed, index, class; a band's known tokens and plan."""
     index_B, class_B = torch.from_numpy(request.index_B), torch.from_numpy(request.class_B)
     signed = request.seed - (request.seed >> 63 << 64)  # the same 64 bits
     given = [torch.full_like(index_B, signed), index_B, class_B]
