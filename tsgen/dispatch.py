@@ -31,7 +31,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "sample_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
+    "separable_conv": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "sum_taps": {"torch": FLOATS, "cpu": (F32,)},
     "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},

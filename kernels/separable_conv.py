@@ -1,0 +1,165 @@
+"""Depthwise-separable convolution, Triton: a tile of positions and of output channels a program.
+
+Channels in come in turn: their neighbours are loaded, activated, multiplied by the taps and added
+up in registers, then mixed. Few channels come one by one and the mixing is an outer product;
+others by 16, for tl.dot.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tsgen.kernels import _moments
+from tsgen.kernels._moments import merged, store_moments
+from tsgen.kernels._separable_conv import (
+    FEW,
+    MOST_O,
+    OPTIONS,
+    activated_first,
+    block,
+    constants,
+    dense,
+    depthwise,
+    out_width,
+    places,
+    wanted,
+)
+from tsgen.ops.separable_conv import out_width as width_of
+
+
+@triton.jit
+def separable_conv_kernel(
+    x,  # (B, C, H, W)
+    a,  # (C,)
+    gain,
+    shift,
+    taps,  # (C, ROWS, COLUMNS)
+    tap_bias,  # (C,)
+    weight,  # (O, C)
+    bias,  # (O,)
+    y,  # (B, O, H, W')
+    parts,  # (tiles, 3, O), with STATS
+    n,  # B H W'
+    C,
+    O,
+    H,
+    W,
+    KIND: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ACT: tl.constexpr,
+    NORM: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    STATS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    element: tl.constexpr = x.dtype.element_ty
+    groups = tl.cdiv(O, BLOCK_O)
+    tile, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    W_out = out_width(W, KIND)
+    first, b, h, w, there = places(tile, n, H, W_out, BLOCK)
+    x += first * (C * H * W)
+    o = group * BLOCK_O + tl.arange(0, BLOCK_O)[:, None]
+    sums = tl.zeros([BLOCK_O, BLOCK], tl.float32)
+    for c0 in tl.range(0, C, BLOCK_C, num_stages=1, disable_licm=True):
+        c = c0 + tl.arange(0, BLOCK_C)
+        at_weight = weight + (o * C + c[None, :])
+        mix = tl.load(at_weight, mask=(o < O) & (c[None, :] < C), other=0.0)
+        z = depthwise(
+            x,
+            a,
+            gain,
+            shift,
+            taps,
+            tap_bias,
+            c[:, None],
+            b,
+            h,
+            w,
+            there,
+            C,
+            H,
+            W,
+            KIND,
+            ROWS,
+            COLUMNS,
+            ACT,
+            NORM,
+            SMALLEST,
+        )
+        if BLOCK_C == 1:
+            sums += mix.to(tl.float32) * z
+        else:
+            sums = tl.dot(mix.to(element), z.to(element), sums, input_precision="ieee")
+    sums += tl.load(bias + o, mask=o < O, other=0.0).to(tl.float32)
+    out = sums.to(element)
+    to = b * (O * H * W_out) + o * (H * W_out) + h * W_out + w
+    tl.store(y + first * (O * H * W_out) + to, out, mask=(o < O) & there)
+    if STATS:
+        tile = tile.to(tl.int64)
+        count = tl.minimum(n - tile * BLOCK, BLOCK).to(tl.float32)
+        store_moments(parts, tile, count, out.to(tl.float32), there, o, O)
+
+
+def tiles(C: int, O: int, itemsize: int) -> dict[str, int]:
+    """Sizes of a program. Not those of the batch: no series' bits depend on it."""
+    if C < FEW:
+        block_o = block(O, 32, 1)
+        return {"BLOCK_C": 1, "BLOCK_O": block_o, "BLOCK": max(128, min(256, 4096 // block_o))}
+    # without tensor cores a thread keeps the rows that it multiplies
+    return {"BLOCK_C": FEW, "BLOCK_O": block(O, 32 if itemsize == 4 else MOST_O), "BLOCK": 64}
+
+
+def separable_conv(
+    x: Tensor,
+    a_C: Tensor | None,
+    gain_C: Tensor | None,
+    shift_C: Tensor | None,
+    taps: Tensor | None,
+    tap_bias_C: Tensor | None,
+    weight: Tensor,
+    bias_O: Tensor,
+    kind: str,
+    stats: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (B, C, H, W), O = x.shape, len(weight)
+    x, activation = activated_first(x.contiguous(), dense(a_C, gain_C, shift_C), taps, O)
+    y = x.new_empty(B, O, H, width_of(W, kind))
+    size, n = tiles(C, O, x.itemsize), B * H * y.shape[3]
+    n_tiles = triton.cdiv(n, size["BLOCK"])
+    parts = x.new_empty(n_tiles if stats else 0, 3, O, dtype=torch.float32)
+    if y.numel():  # an empty grid is an error
+        inputs = [x, *activation, *dense(taps, tap_bias_C, weight, bias_O)]
+        how = constants(*activation[:2], taps, kind) | {"STATS": stats} | size | OPTIONS
+        grid = (n_tiles * triton.cdiv(O, size["BLOCK_O"]),)
+        separable_conv_kernel[grid](*inputs, y, parts, n, C, O, H, W, **how)
+    if len(parts):
+        return y, *merged(parts)
+    none = x.new_full((O if stats else 0,), torch.nan, dtype=torch.float32)
+    return y, none, none.clone()
+
+
+# Read by tests/test_triton_compile.py: kernel, argument types ({} is x's), constants, dtype.
+VECTORS = dict.fromkeys(("a", "gain", "shift", "taps", "tap_bias", "weight", "bias"), "*fp32")
+SIZES = dict.fromkeys(("n", "C", "O", "H", "W"), "i32")
+SHIPPED: list[Any] = [
+    (
+        separable_conv_kernel,
+        {"x": "*{}"} | VECTORS | {"y": "*{}", "parts": "*fp32"} | SIZES,
+        wanted(kind, rows, act, act) | {"STATS": stats} | tiles(C, O, itemsize),
+        dtype,
+    )
+    for dtype, itemsize in (("fp32", 4), ("bf16", 2))
+    for C, O, kind, rows, act, stats in (
+        (8, 16, "same", 1, True, True),
+        (4, 64, "halve", 3, False, True),
+        (32, 64, "same", 1, True, False),
+        (128, 8, "same", 3, False, True),
+        (64, 32, "twice", 3, False, False),
+    )
+] + _moments.SHIPPED
