@@ -24,7 +24,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 def places(tile, n, H, W, BLOCK: tl.constexpr):
     """The first series of a tile; series after it, row and column of its positions [1, BLOCK], and
     which of them there are."""
-    first = tile.to(tl.int64) * BLOCK
+    first = tile * BLOCK
     i = tl.arange(0, BLOCK)[None, :]
     # a division of 64 bits for the tile, those of its positions have 32
     b = first // (H * W)
@@ -140,3 +140,17 @@ def activated_first(
 
 def block(n: int, most: int, least: int = FEW) -> int:
     return min(most, triton.next_power_of_2(max(n, least)))
+
+
+def tiles(C: int, O: int, itemsize: int) -> dict[str, int]:
+    """Sizes of a program. Not those of the batch: no series' bits depend on it."""
+    if C < FEW:
+        block_o = block(O, 32, 1)
+        return {"BLOCK_C": 1, "BLOCK_O": block_o, "BLOCK": max(128, min(256, 4096 // block_o))}
+    # without tensor cores a thread keeps the rows that it multiplies
+    return {"BLOCK_C": FEW, "BLOCK_O": block(O, 32 if itemsize == 4 else MOST_O), "BLOCK": 64}
+
+
+# For tests/test_triton_compile.py: types of arguments ({} is x's).
+INPUTS = {"x": "*{}"} | dict.fromkeys(("a", "gain", "shift", "taps", "tap_bias"), "*fp32")
+SIZES = dict.fromkeys(("n", "C", "O", "H", "W"), "i32")

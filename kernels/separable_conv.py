@@ -12,19 +12,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tsgen.kernels import _moments
+from tsgen.kernels import _moments, _separable_conv_backward
 from tsgen.kernels._moments import merged, store_moments
 from tsgen.kernels._separable_conv import (
-    FEW,
-    MOST_O,
+    INPUTS,
     OPTIONS,
+    SIZES,
     activated_first,
-    block,
     constants,
     dense,
     depthwise,
     out_width,
     places,
+    tiles,
     wanted,
 )
 from tsgen.ops.separable_conv import out_width as width_of
@@ -60,7 +60,7 @@ def separable_conv_kernel(
 ):
     element: tl.constexpr = x.dtype.element_ty
     groups = tl.cdiv(O, BLOCK_O)
-    tile, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    tile, group = (tl.program_id(0) // groups).to(tl.int64), tl.program_id(0) % groups
     W_out = out_width(W, KIND)
     first, b, h, w, there = places(tile, n, H, W_out, BLOCK)
     x += first * (C * H * W)
@@ -101,18 +101,8 @@ def separable_conv_kernel(
     to = b * (O * H * W_out) + o * (H * W_out) + h * W_out + w
     tl.store(y + first * (O * H * W_out) + to, out, mask=(o < O) & there)
     if STATS:
-        tile = tile.to(tl.int64)
         count = tl.minimum(n - tile * BLOCK, BLOCK).to(tl.float32)
         store_moments(parts, tile, count, out.to(tl.float32), there, o, O)
-
-
-def tiles(C: int, O: int, itemsize: int) -> dict[str, int]:
-    """Sizes of a program. Not those of the batch: no series' bits depend on it."""
-    if C < FEW:
-        block_o = block(O, 32, 1)
-        return {"BLOCK_C": 1, "BLOCK_O": block_o, "BLOCK": max(128, min(256, 4096 // block_o))}
-    # without tensor cores a thread keeps the rows that it multiplies
-    return {"BLOCK_C": FEW, "BLOCK_O": block(O, 32 if itemsize == 4 else MOST_O), "BLOCK": 64}
 
 
 def separable_conv(
@@ -144,13 +134,15 @@ def separable_conv(
     return y, none, none.clone()
 
 
+def separable_conv_backward(*args: Any) -> list[Tensor]:
+    return _separable_conv_backward.separable_conv_backward(*args)
+
+
 # Read by tests/test_triton_compile.py: kernel, argument types ({} is x's), constants, dtype.
-VECTORS = dict.fromkeys(("a", "gain", "shift", "taps", "tap_bias", "weight", "bias"), "*fp32")
-SIZES = dict.fromkeys(("n", "C", "O", "H", "W"), "i32")
 SHIPPED: list[Any] = [
     (
         separable_conv_kernel,
-        {"x": "*{}"} | VECTORS | {"y": "*{}", "parts": "*fp32"} | SIZES,
+        INPUTS | {"weight": "*fp32", "bias": "*fp32", "y": "*{}", "parts": "*fp32"} | SIZES,
         wanted(kind, rows, act, act) | {"STATS": stats} | tiles(C, O, itemsize),
         dtype,
     )
@@ -162,4 +154,4 @@ SHIPPED: list[Any] = [
         (128, 8, "same", 3, False, True),
         (64, 32, "twice", 3, False, False),
     )
-] + _moments.SHIPPED
+] + [*_moments.SHIPPED, *_separable_conv_backward.SHIPPED]
