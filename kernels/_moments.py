@@ -14,15 +14,19 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
-def store_moments(parts, part, count, x, mask, o, O):
-    """Row by row of x [BLOCK_O, BLOCK], `count` numbers where mask is, as a part."""
-    mean = tl.sum(tl.where(mask, x, 0.0), axis=1, keep_dims=True) / count
+def moments(x, mask, count, AXIS: tl.constexpr):
+    """Mean along AXIS, and the sum of squares around it, of the `count` numbers where mask is."""
+    mean = tl.sum(tl.where(mask, x, 0.0), axis=AXIS, keep_dims=True) / count
     away = tl.where(mask, x - mean, 0.0)
-    var = tl.sum(away * away, axis=1, keep_dims=True) / count
+    return mean, tl.sum(away * away, axis=AXIS, keep_dims=True)
+
+
+@triton.jit
+def store_part(parts, part, count, mean, squares, o, O):
     to = parts + part * 3 * O + o
     tl.store(to, tl.zeros_like(mean) + count, mask=o < O)
     tl.store(to + O, mean, mask=o < O)
-    tl.store(to + 2 * O, var, mask=o < O)
+    tl.store(to + 2 * O, squares / count, mask=o < O)
 
 
 @triton.jit

@@ -223,7 +223,6 @@ SHIPPED: list[Any] = _separable_conv_mix.SHIPPED + [
         wanted(kind, rows, act, act) | {"BLOCK": BLOCK},
     )
     for kind, rows, act in (
-        ("same", 1, True),
         ("same", 3, True),
         ("halve", 3, False),
         ("twice", 3, False),

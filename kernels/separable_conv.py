@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tsgen.kernels import _moments, _separable_conv_backward
-from tsgen.kernels._moments import merged, store_moments
+from tsgen.kernels._moments import merged, moments, store_part
 from tsgen.kernels._separable_conv import (
     INPUTS,
     OPTIONS,
@@ -102,7 +102,8 @@ def separable_conv_kernel(
     tl.store(y + first * (O * H * W_out) + to, out, mask=(o < O) & there)
     if STATS:
         count = tl.minimum(n - tile * BLOCK, BLOCK).to(tl.float32)
-        store_moments(parts, tile, count, out.to(tl.float32), there, o, O)
+        mean, squares = moments(out.to(tl.float32), there, count, 1)
+        store_part(parts, tile, count, mean, squares, o, O)
 
 
 def separable_conv(
@@ -150,7 +151,6 @@ SHIPPED: list[Any] = [
     for C, O, kind, rows, act, stats in (
         (8, 16, "same", 1, True, True),
         (4, 64, "halve", 3, False, True),
-        (32, 64, "same", 1, True, False),
         (128, 8, "same", 3, False, True),
         (64, 32, "twice", 3, False, False),
     )

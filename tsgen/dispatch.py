@@ -33,7 +33,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "separable_conv": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "sum_taps": {"torch": FLOATS, "cpu": (F32,)},
+    "sum_taps": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
 }
