@@ -37,9 +37,9 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "embed_tokens": {"torch": FLOATS, "triton": HALVES},
     "draw_uniforms": {"torch": (torch.int64,), "triton": (torch.int64,)},
     "remask_tokens": {"torch": (torch.int64,), "triton": (torch.int64,)},
-    "separable_conv": {"torch": FLOATS, "cpu": (F32,)},
+    "separable_conv": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "sum_taps": {"torch": FLOATS, "cpu": (F32,)},
+    "sum_taps": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
 }
