@@ -107,6 +107,14 @@ def choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str
     return _choose(op, backend or FORCED, device, dtype)
 
 
+def by_gpu_kernel(op: str, like: Tensor) -> bool:
+    """Whether a kernel for GPUs computes this: then what stands beside it avoids cuDNN.
+
+    cuDNN may round to TF32, in an order that depends on the batch and on the run.
+    """
+    return choose(op, None, like.device.type, like.dtype) in ("triton", "cuda")
+
+
 # What torch.compiler.assume_constant_result does, without its import of torch._dynamo: 2 s
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsgen import ops
+from tsgen import dispatch, ops
 from tsgen.config import PriorConfig
 
 
@@ -144,14 +144,12 @@ class UpConv(nn.Module):
         """The same, with the statistics of it if wanted."""
         if self.depthwise:
             return separable(x_BCHW, self.spread, self.pointwise, "twice", stats=stats)
-        spread = self.gathered(x_BCHW) if x_BCHW.is_cuda else self.spread(x_BCHW)
+        plain = not dispatch.by_gpu_kernel("separable_conv", x_BCHW)
+        spread = self.spread(x_BCHW) if plain else self.gathered(x_BCHW)
         return separable(spread, None, self.pointwise, "none", stats=stats)
 
     def gathered(self, x_BCHW: Tensor) -> Tensor:
-        """`spread` as products at every place, added up where they belong.
-
-        cuDNN may round them to TF32, in an order that depends on the batch and on the run.
-        """
+        """`spread` as products at every place, added up where they belong."""
         weight, (rows, columns) = self.spread.weight, self.spread.kernel_size
         products_PC11 = weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
         none_P = weight.new_zeros(len(products_PC11))

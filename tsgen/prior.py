@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsgen import ops
+from tsgen import dispatch, ops
 from tsgen.config import ModelConfig
 from tsgen.layers import Block, TokenTable, dropped, folded, gain_and_shift, update
 
@@ -83,7 +83,7 @@ class Context(nn.Module):
         inside = F.pad(torch.ones_like(source_N), (size // 2 * dilation,) * 2).to(weight)
         shift = (shift_F @ weight) @ inside.unfold(0, width, dilation) + bias[:, None]
         weight = weight * gain_F[:, None]
-        if h.is_cuda:  # there cuDNN might round to TF32, and in another order each time
+        if dispatch.by_gpu_kernel("sum_taps", h):
             return F.linear(around(h, size, dilation), weight.mT.flatten(1)).mT + shift
         # in two dims: there PyTorch's convolutions take channels as the innermost one
         weight = weight[:, :, None]
