@@ -16,7 +16,7 @@ from tsgen.ops.separable_conv import KINDS
 from tsgen.ops.snake import SMALLEST_A
 
 FEW = 16  # channels: tl.dot takes no fewer
-MOST_O = 64  # channels out of a program
+MOST_O = 32  # channels out of a program
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
@@ -33,12 +33,12 @@ def places(tile, n, H, W, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def activated(x, a, gain, shift, ACT: tl.constexpr):
+def activated(x, a, inverse, gain, shift, ACT: tl.constexpr):
     y = x
     if ACT:
         y = x * gain + shift
         sine, _ = half_turn(a * y)
-        y += sine * (sine / a)
+        y += sine * (sine * inverse)
     return y
 
 
@@ -72,13 +72,14 @@ def depthwise(
 ):
     """D(s(x)) of channels c at a tile's places: float32 [BLOCK_C, BLOCK]."""
     inside = c < C
-    a_C, gain_C, shift_C = a, gain, shift
+    a_C, inverse_C, gain_C, shift_C = a, a, gain, shift
     if ACT:
         a_C, gain_C, shift_C = channel_values(a, gain, shift, c, inside, NORM, SMALLEST)
+        inverse_C = 1.0 / a_C
     at = b * (C * H * W) + c * (H * W)
     if KIND == "none":
         z = tl.load(x + (at + h * W + w), mask=inside & there, other=0.0).to(tl.float32)
-        z = activated(z, a_C, gain_C, shift_C, ACT)
+        z = activated(z, a_C, inverse_C, gain_C, shift_C, ACT)
     else:
         taps += c * (ROWS * COLUMNS)
         z = tl.load(tap_bias + c, mask=inside, other=0.0).to(tl.float32)
@@ -101,8 +102,8 @@ def depthwise(
                     column = tl.minimum(tl.maximum(column, 0), W - 1)
                 seen = seen_row & (column >= 0) & (column < W)
                 s = tl.load(x + (at + row * W + column), mask=seen, other=0.0).to(tl.float32)
-                s = activated(s, a_C, gain_C, shift_C, ACT)
-                if ACT:
+                s = activated(s, a_C, inverse_C, gain_C, shift_C, ACT)
+                if NORM:
                     s = tl.where(seen, s, 0.0)  # 0 outside, not what becomes of 0
                 z += tap.to(tl.float32) * s
     return z
@@ -129,11 +130,13 @@ def activated_first(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """x activated in a pass of its own, and no activation any more, where that is cheaper.
 
-    A sine for every tap of every tile of outputs costs as many operations as a GPU has time for
-    while it writes x and reads it again, from three of them on.
+    To activate a number takes some 25 instructions, and a GPU has time for two of those while it
+    writes the number and reads it again. So three taps are better activated at once, but not nine,
+    and not again for every tile of outputs.
     """
     a_C, gain_C, shift_C = activation
-    if a_C is None or ((taps is None or taps.shape[2] == 1) and O <= MOST_O):
+    one_tile = tiles(x.shape[1], O, x.itemsize)["BLOCK_O"] >= O
+    if a_C is None or (one_tile and (taps is None or taps.shape[2] == 1)):
         return x, activation
     return snake(x, a_C, gain_C, shift_C), [None, None, None]
 
@@ -145,10 +148,11 @@ def block(n: int, most: int, least: int = FEW) -> int:
 def tiles(C: int, O: int, itemsize: int) -> dict[str, int]:
     """Sizes of a program. Not those of the batch: no series' bits depend on it."""
     if C < FEW:
-        block_o = block(O, 32, 1)
+        block_o = block(O, MOST_O, 1)
         return {"BLOCK_C": 1, "BLOCK_O": block_o, "BLOCK": max(128, min(256, 4096 // block_o))}
     # without tensor cores a thread keeps the rows that it multiplies
-    return {"BLOCK_C": FEW, "BLOCK_O": block(O, 32 if itemsize == 4 else MOST_O), "BLOCK": 64}
+    most = MOST_O if itemsize == 4 else 2 * MOST_O
+    return {"BLOCK_C": FEW, "BLOCK_O": block(O, most), "BLOCK": 64}
 
 
 # For tests/test_triton_compile.py: types of arguments ({} is x's).

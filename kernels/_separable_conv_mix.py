@@ -16,6 +16,7 @@ from torch import Tensor
 from tsgen.kernels._separable_conv import (
     FEW,
     INPUTS,
+    MOST_O,
     OPTIONS,
     SIZES,
     block,
@@ -144,13 +145,14 @@ def separable_conv_weight_kernel(
     plane = H * W_out
     sums = tl.zeros([BLOCK_O, BLOCK_C], tl.float32)
     bias_sums = tl.zeros([BLOCK_O, 1], tl.float32)
-    for tile in tl.range(part, tl.cdiv(n, BLOCK), n_parts, num_stages=1):
+    for tile in tl.range(part, tl.cdiv(n, BLOCK), n_parts, num_stages=1, disable_licm=True):
         first, b, h, w, there = places(tile, n, H, W_out, BLOCK)
         at = b * (O * plane) + h * W_out + w
         here = first * (O * plane)
         g = gradient_of_y(
             grad + here, y + here, mean, grad_mean, grad_var, share, o, at, there, O, plane, STATS
         )
+        bias_sums += tl.sum(g, axis=1, keep_dims=True)
         z = depthwise(
             x + first * (C * H * W),
             a,
@@ -174,7 +176,6 @@ def separable_conv_weight_kernel(
             SMALLEST,
         )
         sums = tl.dot(g.to(element), tl.trans(z.to(element)), sums, input_precision="ieee")
-        bias_sums += tl.sum(g, axis=1, keep_dims=True)
     to = parts + (part * O + o) * (C + 1)
     tl.store(to + c[None, :], sums, mask=(o < O) & (c[None, :] < C))
     mine = tl.where(group % groups_c == 0, O, 0)  # one program of an output says its bias's
@@ -188,8 +189,9 @@ def mix_tiles(C: int, O: int, itemsize: int) -> dict[str, int]:
 
 
 def weight_tiles(O: int, itemsize: int) -> dict[str, int]:
-    """Sizes of a program of weights. Without tensor cores a thread keeps what it multiplies."""
-    return {"BLOCK_C": FEW, "BLOCK_O": block(O, 32 if itemsize == 4 else 64), "BLOCK": 32}
+    """Sizes of a program of weights: as those of y."""
+    most = MOST_O if itemsize == 4 else 2 * MOST_O
+    return {"BLOCK_C": FEW, "BLOCK_O": block(O, most), "BLOCK": 32}
 
 
 def mix_backward(
@@ -247,6 +249,6 @@ SHIPPED: list[Any] = [
     for dtype, itemsize in (("fp32", 4), ("bf16", 2))
     for C, O, kind, rows, act, stats in (
         (8, 16, "same", 1, True, True),
-        (32, 64, "twice", 3, False, False),
+        (32, 64, "twice", 3, False, True),
     )
 ]

@@ -1,12 +1,13 @@
 """As test_op_behaviour.py, for the ops of sampling and of training."""
 
+import importlib
 import math
 from typing import Any
 
 import pytest
 import torch
 from op_behaviour import assert_same, threads
-from test_ops import OPS, device_for, run
+from test_ops import OPS, calling, device_for, exact, loss_and_gradients, run
 from torch import Tensor
 
 from tsgen import dispatch, ops
@@ -123,18 +124,102 @@ class TestSumTaps:
             assert_same(out, run("sum_taps", inputs, "cpu"))
             assert_same(grads, backward(*out, out[1], *inputs, backend="cpu"))
 
-    def test_variance_of_what_hardly_varies(self):
-        device_for("sum_taps", "cpu", torch.float32)
-        products = 1000 + torch.randn(64, 4, 1, 20)
-        exact = products.double().flatten(0, 2).var(0, correction=0)
-        out = ops.sum_taps(products, torch.arange(4), torch.zeros(20), backend="cpu")
-        torch.testing.assert_close(out.var_F.double(), exact, rtol=1e-4, atol=0)
+    @pytest.mark.parametrize("backend", ["cpu", "triton"])
+    def test_variance_of_what_hardly_varies(self, backend):
+        device = device_for("sum_taps", backend, torch.float32)
+        products = (1000 + torch.randn(64, 4, 1, 20)).to(device)
+        var_F = products.double().flatten(0, 2).var(0, correction=0)
+        source_N, bias_F = torch.arange(4, device=device), torch.zeros(20, device=device)
+        out = ops.sum_taps(products, source_N, bias_F, backend=backend)
+        torch.testing.assert_close(out.var_F.double(), var_F, rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize("backend", dispatch.TABLE["sum_taps"])
+    def test_tokens_stand_anywhere(self, backend, monkeypatch):
+        device = device_for("sum_taps", backend, torch.float32)
+        products, _, bias_F = OPS["sum_taps"].make_inputs((3, 5, 4, 7, 1), device, torch.float32)
+        source_N = torch.tensor([3, 0, 3, 3, 4, 0, 4, 3, 1], device=device)  # and 2 nowhere
+        if backend == "triton":  # of which it looks through so many at a time
+            kernels = importlib.import_module("tsgen.kernels.sum_taps")
+            monkeypatch.setattr(kernels, "PLACES", 4)
+        inputs = (products, source_N, bias_F)
+        grads = loss_and_gradients(calling("sum_taps", backend, products), inputs, OPS["sum_taps"])
+        refs = loss_and_gradients(OPS["sum_taps"].reference, exact(inputs), OPS["sum_taps"])
+        for grad, ref in zip(grads, refs, strict=True):
+            torch.testing.assert_close(grad.cpu().double(), ref, rtol=1e-5, atol=1e-5)
+
+    def test_triton_bits_of_a_series_do_not_depend_on_the_batch(self):
+        device = device_for("sum_taps", "triton", torch.float32)
+        inputs = OPS["sum_taps"].make_inputs((9, 4, 3, 130, 7), device, torch.float32)
+        products, source_N, bias_F = inputs
+        h, mean_F, var_F = run("sum_taps", inputs, "triton")
+        few = run("sum_taps", (products[4:6], source_N, bias_F), "triton")
+        assert torch.equal(few[0], h[4:6])
+        backward = torch.ops.tsgen.sum_taps_backward.default
+        grads = backward(h, mean_F, var_F, mean_F, *inputs, backend="triton")
+        assert_same(grads, backward(h, mean_F, var_F, mean_F, *inputs, backend="triton"))
 
     def test_refuses_tokens_that_do_not_exist(self):
         device_for("sum_taps", "cpu", torch.float32)
         for source_N in (torch.tensor([0, 3]), torch.tensor([-1, 0])):
             with pytest.raises(ValueError, match="source: wanted tokens from 0 to 2"):
                 ops.sum_taps(torch.ones(1, 3, 1, 2), source_N, torch.ones(2), backend="cpu")
+
+
+class TestSeparableConv:
+    SHAPES = (
+        (9, 5, 2, 7, 9, 3, "same", "norm", True),
+        (9, 18, 1, 8, 35, 1, "halve", "snake", True),
+        (9, 3, 2, 4, 40, 1, "twice", "norm", True),
+        (9, 20, 1, 5, 2, 1, "none", "snake", True),
+    )
+
+    @staticmethod
+    def all_of(x: Tensor, weights: Any, kind: str, stats: bool, backend: str) -> list[Tensor]:
+        """y, its statistics, and all gradients."""
+        args = (x, *weights, kind, stats)
+        out = dispatch.load("separable_conv", backend)(*args)
+        back = dispatch.load("separable_conv_backward", backend)
+        return [*out, *back(*out, *out[:2], *args)]
+
+    @pytest.mark.parametrize("backend", ["cpu", "triton"])
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_bits_depend_on_nothing_else(self, shape, backend):
+        device = device_for("separable_conv", backend, torch.float32)
+        x, *weights, kind, _ = OPS["separable_conv"].make_inputs(shape, device, torch.float32)
+        whole = self.all_of(x, weights, kind, True, backend)
+        assert_same(whole, self.all_of(x, weights, kind, True, backend))
+        # gradients that come by way of the statistics are the batch's
+        whole = self.all_of(x, weights, kind, False, backend)
+        few = self.all_of(x[5:8], weights, kind, False, backend)
+        assert_same((few[0], few[3]), (whole[0][5:8], whole[3][5:8]))
+
+    @pytest.mark.parametrize("backend", ["cpu", "triton"])
+    def test_variance_of_what_hardly_varies(self, backend, monkeypatch):
+        device = device_for("separable_conv", backend, torch.float32)
+        if backend == "triton":  # fewer than there are tiles
+            monkeypatch.setattr(importlib.import_module("tsgen.kernels._moments"), "PARTS", 4)
+        x = (1000 + torch.randn(70, 1, 1, 64)).to(device)
+        one = torch.ones(1, device=device)
+        inputs = x, None, None, None, None, None, one.view(1, 1, 1, 1), 0 * one, "none", True
+        _, mean_O, var_O = run("separable_conv", inputs, backend)
+        torch.testing.assert_close(mean_O.double(), x.double().mean()[None], rtol=1e-6, atol=0)
+        var = x.double().var(correction=0)[None]
+        torch.testing.assert_close(var_O.double(), var, rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_triton_tiles_of_halves(self, shape):
+        """Not those of float32. float16 is what the interpreter can do of both halves."""
+        device = device_for("separable_conv", "triton", torch.float32)
+        x, *weights, kind, _ = OPS["separable_conv"].make_inputs(shape, device, torch.float32)
+        x = x.to(torch.float16)
+        out = self.all_of(x, weights, kind, False, "triton")
+        leaves = [None if t is None else t.double().requires_grad_() for t in (x, *weights)]
+        ref = OPS["separable_conv"].reference(*leaves, kind, False).y
+        given = [t for t in leaves if t is not None]
+        ref_grads = torch.autograd.grad(ref, given, out[0].double())
+        found = [t for t in out if t.numel()]
+        for a, b in zip(found, (ref, *ref_grads), strict=True):
+            assert (a.double() - b).abs().amax() <= 1e-2 * b.abs().amax(), a.shape
 
 
 class TestDropout:
