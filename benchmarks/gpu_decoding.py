@@ -29,6 +29,7 @@ from tsgen.request import Request
 from tsgen.sampler import ENGINES, Sampler
 
 AT_ONCE = 10_000  # series, of what computes with PyTorch alone: logits of more do not fit
+PARTS = (512, 2048, 8192)  # series at once, of engine cuda: the first fits the L2 cache
 COMPARED = 256  # series
 SAME = 0.98  # of the series: in float32 a near tie may fall otherwise
 NATS = 0.1  # mean log-likelihood of a token may be so far off in 16 bits
@@ -116,9 +117,11 @@ def contenders(loop: Loop, network: Network, place: Place) -> dict[str, Made]:
     settings = network.config.sampling
     series = loop.model != "one band"
 
-    def engine(name: str, settings: SamplingConfig) -> Callable[[], list[Tensor]]:
+    def engine(
+        name: str, settings: SamplingConfig, at_once: int | None = None
+    ) -> Callable[[], list[Tensor]]:
         made = Sampler(network, engine=name).engine
-        at_once = AT_ONCE if name == "torch" else made.at_once
+        at_once = at_once or (AT_ONCE if name == "torch" else made.at_once)
         parts = in_parts(request(network, loop.n), at_once)
         draw = made.draw if series else lambda *a: (made.tokens(*a), None)
         return lambda: joined([draw(part, settings)[0] for part in parts])
@@ -138,6 +141,11 @@ def contenders(loop: Loop, network: Network, place: Place) -> dict[str, Made]:
         for label, each in settings_of(name, settings).items():
             if name != "torch" or loop.rivals == "engines":
                 found[label] = (functools.partial(engine, name, each), "16" not in label)
+    if loop.rivals == "engines" and loop.n > PARTS[-1]:
+        half = dataclasses.replace(settings, dtype="bfloat16")
+        for size in PARTS:
+            make = functools.partial(engine, "cuda", half, size)
+            found[f"engine cuda, bfloat16, {size:,} at once"] = make, False
     if loop.rivals == "engines":
         found["engine torch, plain PyTorch"] = (plain, True)
     else:
