@@ -6,11 +6,13 @@ normalised yet are added up, and the mean's share in them is taken off at the en
 
     W (gain (u - mean) rstd + shift) = rstd (W (gain u) - mean (W gain)) + W shift
 
-Every program adds up the two vectors (D,) by itself: few operations beside its products, and a
-kernel before this one would take longer than they do. u is multiplied by the gain in float32: it
-is rounded to 16 bits once, and the weight stays as it is.
+The two vectors (D,) are the same for all rows: a small kernel before this one adds them up. Done
+by every program, they were a fifth of the loop's instructions, and took registers that some GPUs
+have not got. u is multiplied by the gain in float32, so it is rounded to 16 bits once, as without
+a gain, and the weight stays as it is.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from tsgen.kernels._rows import (
     centred,
     gelu,
+    matrix,
     power_of_2,
     product,
     rows_of,
@@ -28,6 +31,31 @@ from tsgen.ops.attention import dense_rows
 
 SUMS = 16384  # of a program in 16 bits: 64 a thread
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
+
+
+@triton.jit
+def sums_kernel(
+    down,  # (D, F), this stride
+    mid_gain,  # (F,)
+    mid_shift,  # (F,)
+    sums,  # (2, D): of down's rows times the gain, and times the shift
+    down_stride_d,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    d = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = down + d.to(tl.int64) * down_stride_d
+    of_gain = tl.zeros([ROWS, BLOCK], tl.float32)
+    of_shift = tl.zeros([ROWS, BLOCK], tl.float32)
+    for f0 in range(0, F, BLOCK):
+        f = f0 + tl.arange(0, BLOCK)
+        w = matrix(at, d < D, f, F).to(tl.float32)
+        of_gain += w * vector(mid_gain, f, F)[None, :]
+        of_shift += w * vector(mid_shift, f, F)[None, :]
+    tl.store(sums + d, tl.sum(of_gain, axis=1), mask=d < D)
+    tl.store(sums + D + d, tl.sum(of_shift, axis=1), mask=d < D)
 
 
 @triton.jit
@@ -46,6 +74,7 @@ def feed_forward_kernel(
     mid_gain,  # (F,)
     mid_shift,  # (F,)
     down,  # (D, F), this stride
+    sums,  # (2, D), where there are several tiles of features
     out,  # (R, D)
     R,
     x_stride_r,
@@ -68,8 +97,6 @@ def feed_forward_kernel(
     y = tl.zeros([ROWS, DIMS], tl.float32)
     mean = tl.zeros([ROWS], tl.float32)
     squares = tl.zeros([ROWS], tl.float32)
-    of_gain = tl.zeros([DIMS], tl.float32)
-    of_shift = tl.zeros([DIMS], tl.float32)
     for f0 in range(0, F, BLOCK_F):
         f = f0 + tl.arange(0, BLOCK_F)
         down_at = down + dims.to(tl.int64) * down_stride_d
@@ -89,14 +116,12 @@ def feed_forward_kernel(
             apart = here - mean
             mean += apart * n / (f0 + n)
             squares += apart * apart * f0 * n / (f0 + n)
-            g, s = vector(mid_gain, f, F), vector(mid_shift, f, F)
-            of_gain += tl.sum(w.to(tl.float32) * g[:, None], axis=0)
-            of_shift += tl.sum(w.to(tl.float32) * s[:, None], axis=0)
-            u *= g[None, :]
+            u *= vector(mid_gain, f, F)[None, :]
         y = tl.dot(u.to(w.dtype), w, y, input_precision="ieee")
     if not ONE:
-        rstd = tl.rsqrt(squares / F + eps)
-        y = rstd[:, None] * (y - mean[:, None] * of_gain[None, :]) + of_shift[None, :]
+        y -= mean[:, None] * vector(sums, dims, D)[None, :]
+        y *= tl.rsqrt(squares / F + eps)[:, None]
+        y += vector(sums + D, dims, D)[None, :]
     # Read again rather than kept in registers, and not as before, or both would become one.
     inside = there[:, None] & (dims[None, :] < D)
     last = tl.load(x_at[:, None] + dims[None, :], mask=inside, eviction_policy="evict_first")
@@ -116,6 +141,11 @@ def tile(D: int, n_features: int, itemsize: int) -> dict[str, int]:
         features = max(16, min(32, 8192 // dims))
     block_d = dims if dims <= 512 else 128
     return {"ROWS": rows, "DIMS": dims, "BLOCK_D": block_d, "BLOCK_F": features}
+
+
+def summed(n_features: int) -> dict[str, int]:
+    """Rows of down that a program sums, and how much of one at once."""
+    return {"ROWS": 4, "BLOCK": min(1024, power_of_2(n_features))}
 
 
 def readable(t: Tensor) -> int:
@@ -140,38 +170,53 @@ def feed_forward(
     x_RD, up_FD, down_DF = dense_rows(x_RD), dense_rows(up_FD), dense_rows(down_DF)
     R, (D, n_features) = len(x_RD), down_DF.shape
     out_RD = x_RD.new_empty(R, D)
-    if R:  # an empty grid is an error
-        size = tile(D, n_features, x_RD.itemsize)
-        feed_forward_kernel[(triton.cdiv(R, size["ROWS"]),)](
-            *(x_RD, gain_D.contiguous(), shift_D.contiguous(), up_FD),
-            *(mid_gain_F.contiguous(), mid_shift_F.contiguous(), down_DF, out_RD),
-            *(R, x_RD.stride(0), up_FD.stride(0), down_DF.stride(0), eps),
-            **{"D": D, "F": n_features, "READABLE": readable(down_DF)},
-            **size,
-            **OPTIONS,
-        )
+    if not R:  # an empty grid is an error
+        return out_RD
+    mid = (mid_gain_F.contiguous(), mid_shift_F.contiguous())
+    size, sums = tile(D, n_features, x_RD.itemsize), None
+    if n_features > size["BLOCK_F"]:
+        sums = torch.empty(2, D, device=x_RD.device)
+        how = summed(n_features) | OPTIONS
+        grid = (triton.cdiv(D, how["ROWS"]),)
+        sums_kernel[grid](down_DF, *mid, sums, down_DF.stride(0), D=D, F=n_features, **how)
+    feed_forward_kernel[(triton.cdiv(R, size["ROWS"]),)](
+        *(x_RD, gain_D.contiguous(), shift_D.contiguous(), up_FD, *mid, down_DF, sums, out_RD),
+        *(R, x_RD.stride(0), up_FD.stride(0), down_DF.stride(0), eps),
+        **{"D": D, "F": n_features, "READABLE": readable(down_DF)},
+        **size,
+        **OPTIONS,
+    )
     return out_RD
 
 
 # Read by tests/test_triton_compile.py: kernel, argument types ({} is x's), constants, and the only
 # dtype of x.
-TYPES = {"x": "*{}", "gain": "*fp32", "shift": "*fp32", "up": "*{}", "mid_gain": "*fp32"}
-TYPES |= {"mid_shift": "*fp32", "down": "*{}", "out": "*{}", "R": "i32"}
+TYPES = {"x": "*{}", "gain": "*fp32", "shift": "*fp32", "up": "*{}"}
+TYPES |= {"mid_gain": "*fp32", "mid_shift": "*fp32", "down": "*{}", "sums": "*fp32"}
+TYPES |= {"out": "*{}", "R": "i32"}
 TYPES |= dict.fromkeys(("x_stride_r", "up_stride_f", "down_stride_d"), "i32") | {"eps": "fp32"}
 SHIPPED = [
     (
-        feed_forward_kernel,
-        TYPES,
-        {"D": D, "F": n_features, "READABLE": triton.cdiv(n_features, 16) * 16}
-        | tile(D, n_features, itemsize),
-        dtype,
-    )
-    for dtype, itemsize, D, n_features in (
-        ("fp32", 4, 128, 85),
-        ("bf16", 2, 128, 85),
-        ("bf16", 2, 128, 341),
-        ("bf16", 2, 256, 682),
-        ("bf16", 2, 512, 1365),
-        ("bf16", 2, 1024, 682),
-    )
+        sums_kernel,
+        {"down": "*{}", "mid_gain": "*fp32", "mid_shift": "*fp32", "sums": "*fp32"}
+        | {"down_stride_d": "i32"},
+        {"D": 256, "F": 682} | summed(682),
+    ),
+    *(
+        (
+            feed_forward_kernel,
+            TYPES,
+            {"D": D, "F": n_features, "READABLE": triton.cdiv(n_features, 16) * 16}
+            | tile(D, n_features, itemsize),
+            dtype,
+        )
+        for dtype, itemsize, D, n_features in (
+            ("fp32", 4, 128, 85),
+            ("bf16", 2, 128, 85),
+            ("bf16", 2, 128, 341),
+            ("bf16", 2, 256, 682),
+            ("bf16", 2, 512, 1365),
+            ("bf16", 2, 1024, 682),
+        )
+    ),
 ]
