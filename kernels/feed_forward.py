@@ -6,10 +6,10 @@ normalised yet are added up, and the mean's share in them is taken off at the en
 
     W (gain (u - mean) rstd + shift) = rstd (W (gain u) - mean (W gain)) + W shift
 
-The two vectors (D,) are the same for all rows: a small kernel before this one adds them up. In
-every program of this one they would take an eighth of its instructions, and registers that it has
-not got. u is multiplied by the gain in float32, so it is rounded to 16 bits once, as without a
-gain, and the weight stays as it is.
+The two vectors (D,) are the same for all rows: a small kernel before this one adds them up. Done
+by every program, they were a fifth of the loop's instructions, and took registers that some GPUs
+have not got. u is multiplied by the gain in float32, so it is rounded to 16 bits once, as without
+a gain, and the weight stays as it is.
 """
 
 import torch
