@@ -14,7 +14,7 @@ from torch import Tensor
 from tsgen.kernels import _moments
 from tsgen.kernels._moments import merged, moments, store_part
 
-TILE = {"ROWS": 16, "FEATURES": 128}  # places of a program
+TILE = {"ROWS": 8, "FEATURES": 128}  # places of a program
 PLACES = 512  # that are looked through at a time
 MOST_PROGRAMS = 1024  # that add up something over places
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
