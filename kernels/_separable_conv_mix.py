@@ -219,9 +219,9 @@ def mix_backward(
     n_parts = min(triton.cdiv(n, size["BLOCK"]), max(1, MOST_PARTS // groups))
     parts = x.new_empty(n_parts, O, C + 1, dtype=torch.float32)
     how = constants(*activation[:2], taps[0], kind) | {"STATS": stats} | size | OPTIONS
-    separable_conv_weight_kernel[groups * n_parts,](
-        *(*given, x, *activation, *taps, parts, 1 / n, n_parts, n, C, O, H, W), **how
-    )
+    inputs = *given, x, *activation, *taps
+    sizes = 1 / n, n_parts, n, C, O, H, W
+    separable_conv_weight_kernel[groups * n_parts,](*inputs, parts, *sizes, **how)
     sums = parts.sum(0)
     return grad_z, sums[:, :C], sums[:, C]
 
