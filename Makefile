@@ -42,11 +42,10 @@ sanitize: $(VENV)/.installed-test
 # that is supported; `make test` compiles them by the installed one.
 OLDEST := build/triton-3.6.0
 interpret: $(VENV)/.installed-test $(OLDEST)
-	TRITON_INTERPRET=1 TSGEN_REQUIRE=triton $(BIN)/python -m pytest -q tests/test_ops.py \
-	  tests/test_op_behaviour_blocks.py -k triton
+	TRITON_INTERPRET=1 TSGEN_REQUIRE=triton TSGEN_TRITON=$(OLDEST) $(BIN)/python -m pytest -q \
+	  tests/test_ops.py tests/test_op_behaviour_blocks.py tests/test_triton_compile.py -k triton
 	TRITON_INTERPRET=1 TSGEN_BACKEND=triton $(BIN)/python -m pytest -q tests/test_engine_cuda.py \
 	  -k "alone or plain_pytorch"
-	TSGEN_TRITON=$(OLDEST) $(BIN)/python -m pytest -q tests/test_triton_compile.py
 
 $(OLDEST): $(VENV)/.base
 	$(BIN)/python -m pip install --no-deps --target $@.new triton==3.6.0
