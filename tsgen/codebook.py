@@ -196,7 +196,7 @@ def kmeans(x_MD: Tensor, n_codes: int, space: str) -> tuple[Tensor, Tensor]:
     """
     order_M = torch.randperm(len(x_MD))
     first_K = order_M.repeat(-(-n_codes // len(x_MD)))[:n_codes]
-    codes_KD = x_MD[first_K.to(x_MD.device)]
+    codes_KD = x_MD[first_K.to(x_MD.device, non_blocking=True)]
     counts_K = x_MD.new_zeros(n_codes)
     for _ in range(KMEANS_ITERATIONS):
         found = ops.nearest_code(x_MD, codes_KD, stats=True)
