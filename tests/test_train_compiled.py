@@ -8,6 +8,7 @@ from test_train import series
 from torch._dynamo.utils import counters
 
 import tsgen
+from tsgen import ops
 from tsgen.cli import main
 
 
@@ -28,6 +29,16 @@ class TestPrecision:
                 follow(low, plain, stage)
         buffers = [t for t in low.network.buffers() if t.is_floating_point()]
         assert all(t.dtype == torch.float32 and t.isfinite().all() for t in buffers)
+
+    def test_the_head_multiplies_in_bfloat16(self):
+        h_MD, weight_KD = torch.randn(9, 8), torch.randn(5, 8)
+        rows_R, low = torch.arange(9), torch.bfloat16
+        with torch.autocast("cpu", low):
+            loss = ops.masked_cross_entropy(h_MD, weight_KD, None, rows_R, rows_R % 5)
+        rounded = h_MD.to(low), weight_KD.to(low)
+        wanted = ops.masked_cross_entropy(*rounded, None, rows_R, rows_R % 5)
+        assert loss.dtype == torch.float32
+        assert torch.equal(loss, wanted)
 
     def test_validation_is_in_float32(self):
         made = trainer(run(n=120, validation=0.1, autocast="bfloat16"), "tokenizer")
