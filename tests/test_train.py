@@ -36,7 +36,7 @@ def series(n: int = 24, length: int = 32, seed: int = 0) -> tuple[np.ndarray, np
 
 
 def weights(model: tsgen.Model) -> dict[str, torch.Tensor]:
-    return model.network.state_dict()
+    return {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
 
 
 def assert_same_weights(a: tsgen.Model, b: tsgen.Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsInt, cast
@@ -105,6 +106,20 @@ def token_ids(ids: object, config: TokenizerConfig) -> tuple[Tensor, ...]:
             got = f"{int(ids_BN.min())} to {int(ids_BN.max())}"
             raise bad_value("ids", f"0 to {K - 1} in band {band}", got)
     return bands
+
+
+def device(value: object) -> torch.device:
+    """The CPU, or a GPU that is there; "auto" is a GPU where there is one."""
+    if not isinstance(value, str | torch.device):
+        raise bad_type("device", "a name", value)
+    gpus = torch.cuda.device_count()
+    name = ("cuda" if gpus else "cpu") if value == "auto" else str(value)
+    found = re.fullmatch(r"cpu|cuda(?::(0|[1-9]\d{0,2}))?", name)
+    if not found:
+        raise bad_value("device", '"auto", "cpu", "cuda" or "cuda:1"', repr(value))
+    if name != "cpu" and int(found[1] or 0) >= gpus:
+        raise bad_value("device", f"a GPU that is here ({gpus} are)", repr(value))
+    return torch.device(name)
 
 
 def path(value: object, name: str = "path") -> Path:

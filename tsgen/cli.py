@@ -86,6 +86,9 @@ def fitted(new: Parser) -> None:
     new.add_argument("--minutes", type=float, help="instead of steps: for both stages together")
     new.add_argument("--batch-size", type=int, help="series a step")
     new.add_argument("--seed", type=int, default=0, help="same seed, same weights (0)")
+    new.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (a GPU if there is one)")
+    new.add_argument("--autocast", metavar="DTYPE", help="bfloat16: faster on a GPU")
+    new.add_argument("--compile", action="store_true", help="by torch.compile; minutes at first")
     new.add_argument("--resume", action="store_true", help="go on where a run in --out stopped")
 
 

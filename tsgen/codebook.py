@@ -5,7 +5,7 @@ Dhariwal et al. 2020 (Jukebox). Cosine codes and the projection to few dims: Yu 
 (ViT-VQGAN). Orthogonal regularisation: Shin et al. 2021, eq. 2.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -54,6 +54,7 @@ class Codebook(nn.Module):
         self.register_buffer("counts_K", torch.zeros(n_codes))  # moving averages
         self.register_buffer("sums_KD", torch.zeros(n_codes, config.code_dim))
         self.register_buffer("started", torch.tensor(False))
+        self.seen_started = False
 
     def forward(self, z_BND: Tensor, *, unit: bool = False) -> Quantised:
         """Replace every latent by its nearest code, straight-through; learn when training.
@@ -68,7 +69,7 @@ class Codebook(nn.Module):
             self.prepare(x_MD.detach())
         codes_KD = self.codes()
         found = ops.nearest_code(x_MD.detach(), codes_KD.detach(), stats=self.training)
-        chosen_MD = codes_KD[found.ids_N]
+        chosen_MD = F.embedding(found.ids_N, codes_KD)
         loss = self.loss(x_MD, chosen_MD) if self.training else x_MD.new_zeros(())
         # forward the code, backward to x as if nothing had happened
         q_MD = x_MD + (chosen_MD.detach() - x_MD).detach()
@@ -120,10 +121,19 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def prepare(self, x_MD: Tensor) -> None:
         """Before a training batch: the k-means start, and new places for codes without use."""
-        if not self.started:
+        if not self.has_started():
             self.start(x_MD)
         elif self.config.restart_below > 0:
             self.restart(x_MD)
+
+    def has_started(self) -> bool:
+        """Whether k-means has run. Once it has, a GPU is not asked, and waited for, again."""
+        self.seen_started = self.seen_started or bool(self.started)
+        return self.seen_started
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.seen_started = False
 
     def start(self, x_MD: Tensor) -> None:
         """Set the codes by k-means on vectors of their space (M, code_dim)."""
@@ -138,8 +148,9 @@ class Codebook(nn.Module):
 
     def restart(self, x_MD: Tensor) -> None:
         """Move codes that are hardly used to random vectors of the batch, averages included."""
-        pick_K = torch.randint(len(x_MD), (len(self.codes_KD),), device=x_MD.device)
-        new_KD = x_MD[pick_K]
+        # by the CPU's generator, as everything random: the same picks on any device
+        pick_K = torch.randint(len(x_MD), (len(self.codes_KD),))
+        new_KD = x_MD[pick_K.to(x_MD.device, non_blocking=True)]
         if dist.is_initialized():
             dist.broadcast(new_KD, 0)
         dead_K1 = (self.counts_K < self.config.restart_below)[:, None]
@@ -184,8 +195,9 @@ def kmeans(x_MD: Tensor, n_codes: int, space: str) -> tuple[Tensor, Tensor]:
 
     Starts from distinct vectors where there are enough. Distances never exist all at once.
     """
-    order_M = torch.randperm(len(x_MD), device=x_MD.device)
-    codes_KD = x_MD[order_M.repeat(-(-n_codes // len(x_MD)))[:n_codes]].clone()
+    order_M = torch.randperm(len(x_MD))
+    first_K = order_M.repeat(-(-n_codes // len(x_MD)))[:n_codes]
+    codes_KD = x_MD[first_K.to(x_MD.device, non_blocking=True)]
     counts_K = x_MD.new_zeros(n_codes)
     for _ in range(KMEANS_ITERATIONS):
         found = ops.nearest_code(x_MD, codes_KD, stats=True)

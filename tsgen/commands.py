@@ -48,7 +48,8 @@ def fit(args: Namespace) -> str:
     labels: Any = data.y
     if args.labels is not None:
         labels = None if args.labels == "none" else read_labels(args.labels, len(data.X))
-    training = {"seed": args.seed} | given(args, ("steps", "minutes", "batch_size"))
+    training = {"seed": args.seed, "device": args.device, "compile": args.compile}
+    training |= given(args, ("steps", "minutes", "batch_size", "autocast"))
     began = time.perf_counter()
     model = fit_model(
         data.X, labels, preset=args.preset, out=args.out, resume=args.resume, **training

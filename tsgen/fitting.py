@@ -44,9 +44,11 @@ def fit(
     layout:    "ntc" if X is (n, length, channels)
     n_fft, bands, n_codes: instead of the preset's
     progress:  show bars; None shows them on a terminal
-    training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed, ...
-    returns:   Model; without `minutes`, the same call gives the same weights at one number of
-               threads
+    training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed,
+               device, autocast, compile, ...
+    returns:   Model, on the device it was trained on, where it will also sample; `model.to("cpu")`
+               moves it. Without `minutes`, the same call gives the same weights on one device at
+               one number of threads
     raises:    ArgumentError, ArgumentTypeError, FileError; RunError if the loss stops being finite
     """
     array = as_series(X, layout=layout)

@@ -62,7 +62,7 @@ def folded(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def dropped(x: Tensor, p: float, training: bool, residual: Tensor | None = None) -> Tensor:
     """`residual` plus dropout of x in training, or plus x; seeded by torch's CPU generator."""
     if training and p:
-        seed = torch.randint(2**63 - 1, (1,)).to(x.device)
+        seed = torch.randint(2**63 - 1, (1,)).to(x.device, non_blocking=True)
         return ops.dropout(x, p, seed, residual)
     return x if residual is None else residual + x
 

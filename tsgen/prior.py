@@ -69,7 +69,7 @@ class Context(nn.Module):
         """
         taps_TFE = self.conv_in.weight.permute(2, 0, 1)
         products = F.linear(x_BME, taps_TFE.flatten(0, 1)).unflatten(2, taps_TFE.shape[:2])
-        source_N = stretched(x_BME.shape[1], width).to(x_BME.device)
+        source_N = stretched(x_BME.shape[1], width).to(x_BME.device, non_blocking=True)
         h, mean_F, var_F = ops.sum_taps(products, source_N, cast(Tensor, self.conv_in.bias))
         if self.training:
             update(self.norm, mean_F, var_F, len(h) * width)
@@ -171,22 +171,22 @@ class Prior(nn.Module):
         return added_up(tokens_BND, *self.fold_places(), class_B, context_BND)
 
     def transform(
-        self, x_BTD: Tensor, positions_BM: Tensor | None = None, masked_BN: Tensor | None = None
+        self, x_BTD: Tensor, positions_BM: Tensor | None = None, rows_R: Tensor | None = None
     ) -> Tensor:
         """Blocks and head but its last layer, for all positions or those asked for.
 
         x_BTD:         (B, 1 + N, D), the class first
         positions_BM:  (B, M) int64 in [0, N); the last layer computes only these
-        masked_BN:     (B, N) bool, instead: as many as there may be in each row
-        returns:       (B, N, D), (B, M, D), or (R, D) for R that are masked
+        rows_R:        (R,) int64 in [0, B N), instead: of all positions, distinct
+        returns:       (B, N, D), (B, M, D), or (R, D)
         """
         *early, last = self.blocks
         for block in early:
             x_BTD = block(x_BTD)
         if positions_BM is not None:
             x = last(x_BTD, positions_BM + 1)
-        elif masked_BN is not None:
-            x = last(x_BTD, F.pad(masked_BN, (1, 0)).flatten().nonzero()[:, 0])
+        elif rows_R is not None:
+            x = last(x_BTD, rows_R + rows_R // (x_BTD.shape[1] - 1) + 1)  # past the classes
         else:
             x = last(x_BTD)[:, 1:]
         return cast(Tensor, self.head_norm(F.gelu(self.head_in(x))))
@@ -229,12 +229,25 @@ class Prior(nn.Module):
         class_B: Tensor,
         low_BM: Tensor | None = None,
     ) -> Tensor:
-        """Mean cross-entropy in nats over the masked positions; logits exist for those only."""
-        x_BTD = self.inputs(torch.where(masked_BN, self.n_codes, ids_BN), class_B, low_BM)
-        h_RD = self.transform(x_BTD, masked_BN=masked_BN)
+        """Mean cross-entropy in nats over the masked positions; logits exist for those only.
+
+        ids_BN, class_B, low_BM as in `forward`, all ids known; masked_BN: (B, N) bool
+        """
+        return self.loss_at(ids_BN, masked_BN.flatten().nonzero()[:, 0], class_B, low_BM)
+
+    def loss_at(
+        self, ids_BN: Tensor, rows_R: Tensor, class_B: Tensor, low_BM: Tensor | None = None
+    ) -> Tensor:
+        """The same, masked at rows_R (R,) int64 of all B * N positions, ascending.
+
+        Their number is known without a look at the device, and torch.compile takes it as dynamic.
+        """
+        ids = ids_BN.flatten()
+        seen_BN = ids.index_fill(0, rows_R, self.n_codes).view_as(ids_BN)
+        h_RD = self.transform(self.inputs(seen_BN, class_B, low_BM), rows_R=rows_R)
         every_R = torch.arange(len(h_RD), device=h_RD.device)
         return ops.masked_cross_entropy(
-            h_RD, self.head(), self.head_bias, every_R, ids_BN[masked_BN]
+            h_RD, self.head(), self.head_bias, every_R, ids.index_select(0, rows_R)
         )
 
 
@@ -253,21 +266,23 @@ def added_up(
 
 
 def training_masks(n_masked_B: Tensor, n_tokens: int) -> Tensor:
-    """(B, N) bool with n_masked_B random positions of each row set; torch's own generator."""
-    rank_BN = torch.rand(len(n_masked_B), n_tokens, device=n_masked_B.device).argsort(1).argsort(1)
-    return rank_BN < n_masked_B[:, None]
+    """(B, N) bool with n_masked_B random positions of each row set, by torch's CPU generator."""
+    rank_BN = torch.rand(len(n_masked_B), n_tokens).argsort(1).argsort(1)
+    return rank_BN.to(n_masked_B.device, non_blocking=True) < n_masked_B[:, None]
 
 
 def draw_n_masked(n_rows: int, n_tokens: int, polarity: str, device: torch.device) -> Tensor:
     """How many positions to mask in each row: (B,) int64, cosine-distributed, at least 1.
 
     polarity "mask" masks cos(πr/2) of them for uniform r, 64 % on average (MaskGIT); "keep"
-    keeps as many and masks 36 % (timevqvae 1.0.1).
+    keeps as many and masks 36 % (timevqvae 1.0.1). By torch's CPU generator, then moved.
     """
-    share_B = torch.cos(torch.rand(n_rows, device=device, dtype=torch.float64) * torch.pi / 2)
+    places_B = torch.cos(torch.rand(n_rows, dtype=torch.float64) * torch.pi / 2) * n_tokens
     if polarity == "mask":
-        return (share_B * n_tokens).ceil().long().clamp(1, n_tokens)
-    return n_tokens - (share_B * n_tokens).floor().long().clamp(0, n_tokens - 1)
+        n_masked_B = places_B.ceil().long().clamp(1, n_tokens)
+    else:
+        n_masked_B = n_tokens - places_B.floor().long().clamp(0, n_tokens - 1)
+    return n_masked_B.to(device, non_blocking=True)
 
 
 def masked_positions(masked_BN: Tensor, count: int) -> Tensor:

@@ -85,7 +85,7 @@ def training(model: Model, n: int) -> dict[str, Run]:
     n:        steps a stage
     returns:  what takes them, by stage
     """
-    config = TrainConfig(validation=0.0)
+    config = TrainConfig(validation=0.0, device=model.device)
     labels, size = model.labels, config.batch_size
     x = model.generate(size, label=labels and np.resize(labels.names, size), progress=False)
     classes = np.resize(np.arange(len(labels.names) if labels else 1), size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsgen import checkpoint
+from tsgen import arguments, checkpoint
 from tsgen.config import ModelConfig
 from tsgen.data import Labels, Scaler
 from tsgen.errors import FileError, bad_value
@@ -22,7 +23,7 @@ from tsgen.model import Model
 from tsgen.network import Network
 from tsgen.prior import Prior, draw_n_masked, training_masks
 from tsgen.tokenizer import Tokenizer, code_use
-from tsgen.train import Stage, TrainConfig, Trainer, part, save_state, seeded
+from tsgen.train import Stage, TrainConfig, Trainer, part, seeded
 
 Ints = NDArray[np.int64]
 
@@ -44,15 +45,17 @@ class Run:
         out: Path | None,
     ) -> None:
         self.labels, self.config, self.out = labels, config, out
+        self.device = arguments.device(config.device)
         self.fingerprint = fingerprint(array, classes, labels, model, config)
         train, held_out = split(classes, config)
         # the scale of the part that is trained on: the rest stands for data not yet seen
         self.scaler = Scaler.fit(array[train])
         scaled, self.classes = torch.from_numpy(self.scaler.apply(array)), torch.from_numpy(classes)
-        self.x_train, self.x_valid = scaled[train], scaled[held_out]
+        self.x_train, self.x_valid = (scaled[part].to(self.device) for part in (train, held_out))
         self.y_train, self.y_valid = self.classes[train], self.classes[held_out]
         with seeded(config.seed, "weights"):
             self.network = Network(model)
+        self.network.to(self.device)
 
     def stages(self) -> dict[str, tuple[torch.nn.Module, Callable[[], Stage]]]:
         """What is trained one after the other: the tokenizer, then the prior of each band."""
@@ -85,6 +88,11 @@ class Run:
         if self.out:
             model.save(self.out)
         return model
+
+    def sent(self, tensor: Tensor) -> Tensor:
+        """To the device; from pinned memory, so that nothing waits for it."""
+        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return tensor.to(self.device, non_blocking=True)
 
     def saver(self, done: dict[str, dict[str, Tensor]]) -> Any:
         """What writes checkpoints, or does nothing where there is no folder."""
@@ -120,15 +128,19 @@ class Run:
     def tokenizer_stage(self) -> Stage:
         """Stage 1: reconstruct."""
         tokenizer = self.network.tokenizer
+        compiled = self.whole(tokenizer)
 
         def loss(index: Tensor) -> tuple[Tensor, Callable[[], dict[str, float]]]:
-            out = tokenizer(self.x_train[index])
+            # the first step, with k-means in it, is not worth compiling
+            started = all(band.codebook.has_started() for band in tokenizer.each())
+            out = (compiled if started else tokenizer)(self.x_train[self.sent(index)])
             return out.loss, lambda: code_use(out.counts)
 
         def validate(module: torch.nn.Module) -> float:
             assert isinstance(module, Tokenizer)
             batches = self.x_valid.split(self.config.batch_size)
-            return sum(float(module(x).loss) * len(x) for x in batches) / len(self.x_valid)
+            total = sum(module(x).loss.double() * len(x) for x in batches)
+            return float(total / len(self.x_valid))
 
         return Stage(
             "tokenizer",
@@ -150,26 +162,34 @@ class Run:
         train, valid = self.tokens
         config = self.network.config
 
-        def loss_of(module: torch.nn.Module, ids: list[Tensor], class_B: Tensor) -> Tensor:
-            B, N = ids[band].shape
-            n_masked_B = draw_n_masked(B, N, config.mask_polarity, class_B.device)
-            masked_BN = training_masks(n_masked_B, N)
-            assert isinstance(module, Prior)
-            return module.loss(ids[band], masked_BN, class_B, ids[0] if band else None)
+        compiled = self.whole(prior.loss_at)
+
+        def loss_of(
+            loss_at: Callable[..., Tensor], tokens: list[Tensor], index: Tensor, class_B: Tensor
+        ) -> Tensor:
+            # masks are drawn here, where how many they cover is known without waiting for a GPU
+            N = tokens[band].shape[1]
+            n_masked_B = draw_n_masked(len(index), N, config.mask_polarity, index.device)
+            rows_R = self.sent(training_masks(n_masked_B, N).flatten().nonzero()[:, 0])
+            if loss_at is compiled and self.config.compile:
+                torch._dynamo.mark_dynamic(rows_R, 0)  # another number in each step
+            at_B = self.sent(index)
+            low_BM = tokens[0][at_B] if band else None
+            return loss_at(tokens[band][at_B], rows_R, self.sent(class_B), low_BM)
 
         def loss(index: Tensor) -> tuple[Tensor, Callable[[], dict[str, float]]]:
-            class_B = self.y_train[index].clone()
             hidden_B = torch.rand(len(index)) < config.p_unconditional
-            class_B[hidden_B] = config.n_classes
-            return loss_of(prior, [ids[index] for ids in train], class_B), dict
+            class_B = torch.where(hidden_B, config.n_classes, self.y_train[index])
+            return loss_of(compiled, train, index, class_B), dict
 
         def validate(module: torch.nn.Module) -> float:
-            class_B, total = self.y_valid, 0.0
+            assert isinstance(module, Prior)
+            class_B = self.y_valid
+            total = torch.zeros((), dtype=torch.float64, device=self.device)
             for _ in range(VALIDATION_MASKS):
                 for index in torch.arange(len(class_B)).split(self.config.batch_size):
-                    ids = [ids[index] for ids in valid]
-                    total += float(loss_of(module, ids, class_B[index])) * len(index)
-            return total / len(class_B) / VALIDATION_MASKS
+                    total += loss_of(module.loss_at, valid, index, class_B[index]) * len(index)
+            return float(total / len(class_B) / VALIDATION_MASKS)
 
         return Stage(
             f"prior_{band}",
@@ -182,6 +202,12 @@ class Run:
             steps=self.config.steps[1],
             share=(1 - TOKENIZER_SHARE) / len(train),
         )
+
+    def whole(self, function: Any) -> Any:
+        """Compiled if so configured. Random numbers stay torch's own, as `seeded` sets them."""
+        if not self.config.compile:
+            return function
+        return torch.compile(function, fullgraph=True, options={"fallback_random": True})
 
     @functools.cached_property
     def tokens(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -196,6 +222,20 @@ class Run:
             return []
         batches = [tokenizer.encode(x) for x in x_NCL.split(self.config.batch_size)]
         return [torch.cat(band) for band in zip(*batches, strict=True)]
+
+
+def save_state(folder: Path, fingerprint: str, done: dict[str, dict[str, Tensor]]) -> Any:
+    """A function that writes a trainer's state, beside the weights of stages that are done."""
+
+    def save(trainer: Trainer) -> None:
+        values, tensors = trainer.state()
+        for name, weights in done.items():
+            tensors = tensors | {f"done.{name}.{k}": v for k, v in weights.items()}
+        tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
+        values |= {"fingerprint": fingerprint, "done": sorted(done)}
+        checkpoint.write_folder(folder, values, tensors, kind="training")
+
+    return save
 
 
 def make_folder(path: Path) -> None:
@@ -229,5 +269,6 @@ def fingerprint(
     """Tells runs apart: a state is only good for the data and settings it came from."""
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
     digest.update(classes.tobytes())
-    digest.update(repr((array.shape, labels, model, config)).encode())
+    same = replace(config, device="auto", compile=False)  # a run may go on elsewhere
+    digest.update(repr((array.shape, labels, model, same)).encode())
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from tsgen import ops
 from tsgen.codebook import Codebook, Quantised, perplexity
 from tsgen.config import TokenizerConfig
 from tsgen.errors import bad_value
+from tsgen.interpolate import interpolate, reach
 from tsgen.layers import DownBlock, ResBlock, UpBlock, UpConv
 
 
@@ -80,12 +81,19 @@ def stage_widths(config: TokenizerConfig, band: int) -> list[int]:
 class Band(nn.Module):
     """Encoder, codebook and decoder of some rows of the spectrogram."""
 
+    reached_PM: Tensor
+    share_PM: Tensor
+
     def __init__(self, config: TokenizerConfig, band: int) -> None:
         super().__init__()
         self.config, self.rows, self.grid = config, config.rows(band), config.grid(band)
         self.encoder = Encoder(config, band)
         self.codebook = Codebook(config, config.n_codes[band])
         self.decoder = Decoder(config, band)
+        n_frames = self.grid[1] << (config.n_halvings(band) + 1)  # of the decoder
+        reached_PM, share_PM = reach((n_frames - 1) * config.hop, config.length)
+        self.register_buffer("reached_PM", reached_PM, persistent=False)
+        self.register_buffer("share_PM", share_PM.float(), persistent=False)
 
     def latents(self, x_BCL: Tensor, window_W: Tensor) -> Tensor:
         """(B, N, hidden_dim) of series (B, C, inner_length), rows first, then time.
@@ -101,7 +109,7 @@ class Band(nn.Module):
         planes = self.decoder(z_BDHW).to(window_W.dtype)  # bfloat16 under autocast
         hop, length = self.config.hop, self.config.length
         fine = ops.istft(planes, window_W, hop, self.rows[0], (planes.shape[3] - 1) * hop)
-        return F.interpolate(fine, length, mode="linear")
+        return interpolate(fine, self.reached_PM, self.share_PM, length)
 
 
 class Tokenizer(nn.Module):

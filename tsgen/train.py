@@ -1,19 +1,21 @@
 """The training loop of both stages: AdamW, warm-up and cosine, best weights, exact resume.
 
 Every random choice of step s of a stage is a function of (seed, stage, s), so a run that is killed
-and resumed takes the very steps that it would have taken.
+and resumed takes the very steps that it would have taken. All are drawn by the CPU's generator and
+then moved: another device makes the same choices, and only rounds otherwise.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +23,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from tsgen import checkpoint
-from tsgen.config import each, number, whole
-from tsgen.errors import RunError
+from tsgen import arguments
+from tsgen.config import each, number, one_of, whole
+from tsgen.errors import RunError, bad_value
 from tsgen.log import Log, Progress
 from tsgen.spans import span
 
-CALIBRATION_STEPS = 20  # timed before a budget in minutes becomes one in steps
+UNTIMED_STEPS = 5  # at first, in which kernels are compiled and memory is found
+CALIBRATION_STEPS = 20  # after which a budget in minutes becomes one in steps
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class TrainConfig:
     evaluations: int = 25  # a stage: validation, log line, checkpoint
     patience: int = 8  # evaluations without a better validation loss before a stage ends
     seed: int = 0
+    device: str | torch.device = "auto"  # a GPU where there is one; "cpu", "cuda", "cuda:1"
+    autocast: str | None = None  # "bfloat16": products in it, all else in float32
+    compile: bool = False  # by torch.compile, the loss of both stages
 
     def __post_init__(self) -> None:
         stages = "one a stage"
@@ -63,6 +69,12 @@ class TrainConfig:
         number("clip", self.clip, more=True)
         number("weight_decay", self.weight_decay)
         whole("seed", self.seed, at_least=0, at_most=2**64 - 1)
+        arguments.device(self.device)
+        if self.autocast == "float16":
+            wanted = "'bfloat16' or None: gradients vanish in float16 where the loss is not scaled"
+            raise bad_value("autocast", wanted, "'float16'")
+        one_of("autocast", self.autocast, (None, "bfloat16"))
+        one_of("compile", self.compile, (False, True))
 
 
 @dataclass
@@ -102,11 +114,16 @@ def batch_at(step: int, batch_size: int, n: int, seed: int, stage: str) -> Tenso
     out: list[Tensor] = []
     while size > 0:
         epoch, start = divmod(first, n)
-        rng = torch.Generator().manual_seed(step_seed(seed, stage, "epoch", epoch))
-        part = torch.randperm(n, generator=rng)[start : start + size]
+        part = shuffled(n, step_seed(seed, stage, "epoch", epoch))[start : start + size]
         out.append(part)
         first, size = first + len(part), size - len(part)
     return torch.cat(out)
+
+
+@functools.lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def shuffled(n: int, seed: int) -> Tensor:
+    """0 ... n - 1 in the order of one epoch."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass
@@ -121,6 +138,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.stage.module.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.began, self.untimed = 0.0, 0.0  # when, and seconds of the first steps
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=self.stage.learning_rate,
@@ -135,7 +154,7 @@ class Trainer:
     def run(self, shown: bool | None) -> None:
         """Train to the end of the budget and leave the best weights in the module."""
         now, stage = self.progress, self.stage
-        began = time.monotonic() - now.seconds
+        self.began = time.monotonic() - now.seconds
         if not now.total and self.config.minutes is None:
             now.total = stage.steps
         with tqdm(
@@ -149,10 +168,11 @@ class Trainer:
             while (not now.total or now.step < now.total) and now.since_best < self.config.patience:
                 loss, metrics = self.step()
                 now.step += 1
-                now.seconds = time.monotonic() - began
-                if not now.total and now.step >= CALIBRATION_STEPS:
-                    now.total = bar.total = self.affordable(now.seconds / now.step)
+                if not now.total:
+                    now.total = self.affordable()
+                    bar.total = now.total or None
                 if self.due():
+                    now.seconds = self.seconds()
                     line = self.evaluate(float(loss), metrics())
                     bar.set_postfix({k: f"{v:.3g}" for k, v in line.items()})
                     self.save(self)
@@ -165,11 +185,24 @@ class Trainer:
         every = max(1, now.total // self.config.evaluations)
         return now.total > 0 and (now.step % every == 0 or now.step == now.total)
 
-    def affordable(self, seconds_a_step: float) -> int:
-        """Steps that fit into this stage's share of the minutes."""
+    def affordable(self) -> int:
+        """Steps that fit into this stage's share of the minutes; 0 until some have been timed."""
         assert self.config.minutes is not None
-        budget = 60 * self.config.minutes * self.stage.share
-        return max(CALIBRATION_STEPS, int(budget / seconds_a_step))
+        step = self.progress.step
+        if step == UNTIMED_STEPS:
+            self.untimed = self.seconds()
+        if step < CALIBRATION_STEPS:
+            return 0
+        seconds = self.seconds()
+        a_step = (seconds - self.untimed) / (step - UNTIMED_STEPS)
+        left = 60 * self.config.minutes * self.stage.share - seconds
+        return step + max(0, int(left / a_step))
+
+    def seconds(self) -> float:
+        """Since the stage began, once all that was asked of a GPU is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.monotonic() - self.began
 
     def rate(self) -> float:
         """Learning rate of the coming step: linear warm-up, then half a cosine."""
@@ -189,7 +222,7 @@ class Trainer:
         batch = batch_at(now.step, config.batch_size, stage.n_train, config.seed, stage.name)
         stage.module.train()
         with seeded(config.seed, stage.name, now.step):
-            with span("forward"):
+            with span("forward"), self.precision():
                 loss, metrics = stage.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             with span("backward"):
@@ -200,6 +233,12 @@ class Trainer:
             if stage.ema:
                 self.average(min(config.ema, (1 + now.step) / (10 + now.step)))
         return loss.detach(), metrics
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Of the products of a step; validation is in float32, as sampling will be."""
+        if self.config.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
@@ -246,23 +285,10 @@ class Trainer:
             self.shadow.load_state_dict(part(tensors, "average."))
         self.best = part(tensors, "best.")
         for i, p in enumerate(self.parameters):
-            self.optimizer.state[p] = part(tensors, f"adam.{i}.")
+            state = part(tensors, f"adam.{i}.")
+            self.optimizer.state[p] = {k: v.to(p.device) for k, v in state.items()}
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def save_state(folder: Path, fingerprint: str, done: dict[str, dict[str, Tensor]]) -> Any:
-    """A function that writes a trainer's state, beside the weights of stages that are done."""
-
-    def save(trainer: Trainer) -> None:
-        values, tensors = trainer.state()
-        for name, weights in done.items():
-            tensors = tensors | {f"done.{name}.{k}": v for k, v in weights.items()}
-        tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
-        values |= {"fingerprint": fingerprint, "done": sorted(done)}
-        checkpoint.write_folder(folder, values, tensors, kind="training")
-
-    return save

@@ -35,6 +35,9 @@ def masked_cross_entropy(
     returns:    () float32, or float64. Differentiable in h, weight and bias
     raises:     ArgumentError for shapes or dtypes that do not fit; on the CPU for wrong ids too
     """
+    if torch.is_autocast_enabled(h_MD.device.type):  # as linear layers do; sums are in float32
+        dtype = torch.get_autocast_dtype(h_MD.device.type)
+        h_MD, weight_KD = h_MD.to(dtype), weight_KD.to(dtype)
     args = (h_MD, weight_KD, bias_K, rows_R, target_R)
     check(*args)
     how: dict[str, Any] = {"backend": backend, "like": h_MD, "gradient": Gradient}
