@@ -53,7 +53,7 @@ def main() -> None:
         train = read(args.data / name, split="train")
         test = read(args.data / name, split="test")
         start, cpu_start = time.perf_counter(), time.process_time()
-        model = tsgen.fit(train.X, train.y, preset=args.preset)
+        model = tsgen.fit(train.X, train.y, preset=args.preset, device="cpu")
         minutes = (time.perf_counter() - start) / 60
         cpu_minutes = (time.process_time() - cpu_start) / 60
         rows = score(model, train, test, args.seeds)

@@ -132,6 +132,7 @@ TEST_SHAPES = [  # (R, D, F)
     (70, 32, 21),
     (17, 128, 85),
 ]
+GPU_SHAPES = [(6_500_000, 128, 85), (16640, 128, 85), (66560, 256, 682)]
 BENCH_SHAPES = [(16640, 128, 85), (16640, 128, 341), (4160, 256, 682)]
 # in 16 bits, activations are rounded between all parts
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}

@@ -154,6 +154,7 @@ TEST_SHAPES = [  # (R, E, D, residual: "none", "same" rows or "taken" ones, with
     (17, 7, 128, "taken", True),
     (5, 32, 130, "same", False),
 ]
+GPU_SHAPES = [(6_500_000, 128, 128, "same", False), (16640, 128, 128, "same", False)]
 BENCH_SHAPES = [
     (16640, 128, 128, "same", False),
     (8192, 128, 128, "taken", False),

@@ -168,6 +168,7 @@ TEST_SHAPES = [  # (R, D, E, M or None for all rows, with norm, with bias)
     (17, 300, 7, 0, True, False),
     (70, 128, 130, 41, True, False),
 ]
+GPU_SHAPES = [(6_500_000, 128, 384, None, True, False), (16640, 128, 384, None, True, False)]
 BENCH_SHAPES = [
     (16640, 128, 384, None, True, False),
     (16640, 128, 128, 8192, True, False),
