@@ -94,7 +94,11 @@ def register(schema: str, fake: Callable[..., Any]) -> None:
 
     def impl(*args: Any, backend: str | None = None) -> Any:
         like = next(arg for arg in args if isinstance(arg, Tensor))
-        return load(op, choose(row, backend, like.device.type, like.dtype))(*args)
+        run = load(op, choose(row, backend, like.device.type, like.dtype))
+        if like.is_cuda and like.device.index != torch.cuda.current_device():
+            with torch.cuda.device(like.device):  # Triton launches on the current one
+                return run(*args)
+        return run(*args)
 
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA"):

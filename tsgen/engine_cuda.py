@@ -125,7 +125,11 @@ class CudaEngine:
             size = min(n - first, self.limit)
             try:
                 done.append(run(slice(first, first + size)))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                # what ends a capture that ran out of memory may raise once more
+                seen = error, error.__context__
+                if not any(isinstance(e, torch.OutOfMemoryError) for e in seen):
+                    raise
                 self.replays.clear()
                 if size == 1:
                     raise
