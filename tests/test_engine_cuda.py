@@ -57,7 +57,9 @@ def tiny_copy(network: Network) -> Network:
 def test_in_float64_every_token_is_the_law_s(name):
     for some_known in (False, True):
         network, asked, settings, exact = law(name, some_known)
-        assert same_series(exact, drawn(CudaEngine(network), asked, settings)) == N_SERIES
+        rows = np.arange(0, N_SERIES, 4)  # every number of known tokens is among them
+        ids = drawn(CudaEngine(network), asked.at(rows), settings)
+        assert same_series([ids_BN[rows] for ids_BN in exact], ids) == len(rows)
 
 
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
