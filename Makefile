@@ -27,16 +27,18 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest benchmarks
 
-# The native code once more, in a copy, with AddressSanitizer and UndefinedBehaviorSanitizer.
+# The native code once more, in a copy, with AddressSanitizer and UndefinedBehaviorSanitizer; that
+# for CUDA as C++, each thread a fiber. PYTHONSAFEPATH: the copy, not the package of this folder.
 SANITIZED := build/sanitized
 sanitize: $(VENV)/.installed-test
-	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=OFF" \
+	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=ON_CPU" \
 	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py \
 	    tests/test_op_behaviour_draws.py tests/test_engine_cpu.py \
-	  -k "(cpu or instruction_set or threads) and not ctrl_c"
+	  -k "(cpu or cuda or instruction_set or threads) and not ctrl_c"
 
 # Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton
 # that is supported; `make test` compiles them by the installed one.

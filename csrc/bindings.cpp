@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <string>
-#include <type_traits>
 
+#include "address.h"
 #include "machine/isa.h"
 #include "machine/parallel.h"
 #include "ops.h"
@@ -13,11 +13,9 @@
 namespace py = pybind11;
 
 void bind_engine(py::module_& cpu);  // bindings_engine.cpp
+void bind_cuda(py::module_& cuda);   // bindings_cuda.cpp
 
 namespace {
-
-template <typename T>
-using FromPython = std::conditional_t<std::is_pointer_v<T>, uintptr_t, T>;
 
 // The same kernel, taking every pointer as an integer.
 template <typename... Args>
@@ -44,6 +42,11 @@ std::string limit_isa(const std::string& most) {
 PYBIND11_MODULE(_C, m) {
   const py::call_guard<py::gil_scoped_release> no_gil;
 
+#ifdef __SANITIZE_ADDRESS__
+  m.attr("sanitized") = true;
+#else
+  m.attr("sanitized") = false;
+#endif
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
   cpu.def("lend_threads", &tsgen::cpu::lend_threads);
@@ -69,4 +72,9 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("dropout", bind(tsgen::cpu::dropout), no_gil);
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);
   cpu.def("philox4x32", &philox4x32);
+
+#ifdef TSGEN_CUDA
+  auto cuda = m.def_submodule("cuda");
+  bind_cuda(cuda);
+#endif
 }

@@ -32,13 +32,18 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "linear_norm": {"torch": FLOATS, "triton": HALVES},
     "feed_forward": {"torch": FLOATS, "triton": HALVES},
     "sample_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "keep_confident": {"torch": (F64, F32), "cpu": (F64, F32), "triton": (F64, F32)},
+    "keep_confident": {
+        "torch": (F64, F32),
+        "cpu": (F64, F32),
+        "triton": (F64, F32),
+        "cuda": (F64, F32),
+    },
     "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "embed_tokens": {"torch": FLOATS, "triton": HALVES},
     "draw_uniforms": {"torch": (torch.int64,), "triton": (torch.int64,)},
     "remask_tokens": {"torch": (torch.int64,), "triton": (torch.int64,)},
     "separable_conv": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "sum_taps": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
@@ -139,16 +144,27 @@ def obstacle(op: str, backend: str, device: str, dtype: torch.dtype) -> str | No
         return f"does not exist; there are {', '.join(TABLE[op])}"
     if dtype not in TABLE[op][backend]:
         return f"takes {' or '.join(map(str, TABLE[op][backend]))}, not {dtype}"
-    interpreted = backend == "triton" and INTERPRETED
-    if backend != "torch" and backend not in PREFERENCE.get(device, ()) and not interpreted:
-        return f"was given {device} tensors"
-    if interpreted and dtype in (BF16, F16):
-        return "is interpreted, and the interpreter takes the raw bits of bfloat16 for numbers"
     try:
         load(op, backend)
+        devices = devices_of(backend)
     except ImportError as error:
         return f"does not load: {error}"
+    if device not in devices:
+        return f"was given {device} tensors"
+    if backend == "triton" and INTERPRETED and dtype in (BF16, F16):
+        return "is interpreted, and the interpreter takes the raw bits of bfloat16 for numbers"
     return None
+
+
+def devices_of(backend: str) -> tuple[str, ...]:
+    """The kinds of device whose tensors it takes. Raises ImportError where it does not load."""
+    if backend == "torch":
+        return tuple(PREFERENCE)
+    if backend == "triton":
+        return ("cuda", "cpu") if INTERPRETED else ("cuda",)
+    if backend == "cuda":
+        return ("cpu",) if importlib.import_module("tsgen.native").on_cpu("cuda") else ("cuda",)
+    return (backend,)
 
 
 @functools.cache

@@ -15,13 +15,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tsgen.errors import bad_value
+from tsgen.errors import RunError, bad_value
 from tsgen.ops.attention import dense_rows
 from tsgen.ops.dropout import n_dropped
 from tsgen.ops.separable_conv import KINDS, out_width
 from tsgen.ops.stft import n_frames
 
-Kernel = Callable[..., None]
+# tensors (None where there is none), then sizes
+Kernel = Callable[[Sequence[Tensor | None], Sequence[int | float]], None]
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]  # as csrc/cuda/device.h
 
 
 def stft(run: Kernel, x_BCL: Tensor, window_W: Tensor, hop: int, first: int, end: int) -> Tensor:
@@ -41,7 +44,7 @@ def series_to_planes(
     B, C, L = x_BCL.shape
     planes_BGFT = x_BCL.new_empty(B, 2 * C, rows, frames)
     sizes = B * C, L, len(window_W), hop, first, rows, frames
-    launch(run, [x_BCL.contiguous(), *float32(window_W), planes_BGFT], sizes)
+    run([x_BCL.contiguous(), *float32(window_W), planes_BGFT], sizes)
     return planes_BGFT
 
 
@@ -51,7 +54,7 @@ def istft(
     B, G, F, T = planes_BGFT.shape
     x_BCL = planes_BGFT.new_empty(B, G // 2, length)
     sizes = B * G // 2, length, len(window_W), hop, first, F, T
-    launch(run, [planes_BGFT.contiguous(), *float32(window_W), x_BCL], sizes)
+    run([planes_BGFT.contiguous(), *float32(window_W), x_BCL], sizes)
     return x_BCL
 
 
@@ -74,7 +77,7 @@ def attention(
     (B, H, M, D), N = q.shape, k.shape[2]
     out = q.new_empty(B, M, H, D)
     strides = [step for t in (q, k, v) for step in t.stride()[:3]]
-    launch(run, [q, k, v, *shared, lengths, out], [*strides, B, H, M, N, D])
+    run([q, k, v, *shared, lengths, out], [*strides, B, H, M, N, D])
     return out.transpose(1, 2)
 
 
@@ -96,7 +99,7 @@ def attention_backward(
     outs = [grad_BHMD.new_empty(B, n, H, D) for n in (M, N, N)]
     shared_outs = [None if t is None else torch.empty_like(t) for t in shared]
     strides = [step for t in rows for step in t.stride()[:3]]
-    launch(run, [*rows, *shared, lengths, *outs, *shared_outs], [*strides, B, H, M, N, D])
+    run([*rows, *shared, lengths, *outs, *shared_outs], [*strides, B, H, M, N, D])
     given = zip(shared_outs, (null_kv_2HD, q_scale_D, k_scale_D), strict=True)
     # an op cannot return None
     back = [grad_BHMD.new_empty(0) if g is None or t is None else g.to(t.dtype) for g, t in given]
@@ -113,12 +116,12 @@ def sample_code(
     top_k: int,
     top_p: float,
 ) -> tuple[Tensor, Tensor]:
-    h_RD, u_R = h_RD.contiguous(), u_R.contiguous()
     R, D = h_RD.shape
-    ids_R, logp_R = h_RD.new_empty(R, dtype=torch.int64), h_RD.new_empty(R)
-    tensors = [h_RD, u_R, *float32(weight_KD, bias_K), ids_R, logp_R]
+    ids_R, logp_R = h_RD.new_empty(R, dtype=torch.int64), new_float32(h_RD, R)
+    head = [None if weight_KD is None else as_first(h_RD, weight_KD), *float32(bias_K)]
+    tensors = [h_RD.contiguous(), u_R.contiguous(), *head, ids_R, logp_R]
     sizes = R, D, D if weight_KD is None else len(weight_KD)
-    launch(run, tensors, (*sizes, temperature, top_k, top_p))
+    run(tensors, (*sizes, temperature, top_k, top_p))
     return ids_R, logp_R
 
 
@@ -126,7 +129,7 @@ def keep_confident(run: Kernel, confidence_BN: Tensor, n_masked_B: Tensor) -> Te
     confidence_BN = confidence_BN.contiguous()
     masked_BN = torch.empty_like(confidence_BN, dtype=torch.bool)
     tensors = [confidence_BN, n_masked_B.contiguous(), masked_BN]
-    launch(run, tensors, (*confidence_BN.shape, confidence_BN.itemsize))
+    run(tensors, (*confidence_BN.shape, confidence_BN.itemsize))
     return masked_BN
 
 
@@ -138,9 +141,9 @@ def masked_cross_entropy(
     rows_R: Tensor,
     target_R: Tensor,
 ) -> Tensor:
-    loss = h_MD.new_empty(())
+    loss = new_float32(h_MD)
     inputs, sizes = head_inputs(h_MD, weight_KD, bias_K, rows_R, target_R)
-    launch(run, [*inputs, loss], sizes[1:])
+    run([*inputs, loss], sizes[1:])
     return loss
 
 
@@ -153,12 +156,13 @@ def masked_cross_entropy_backward(
     target_R: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     K, D = weight_KD.shape
-    loss, grad_h_MD = h_MD.new_empty(()), h_MD.new_empty(h_MD.shape)
-    grad_weight_KD, grad_bias_K = h_MD.new_empty(K, D), h_MD.new_empty(0 if bias_K is None else K)
+    loss, grad_h_MD = new_float32(h_MD), h_MD.new_empty(h_MD.shape)
+    grad_weight_KD = new_float32(h_MD, K, D)
+    grad_bias_K = new_float32(h_MD, 0 if bias_K is None else K)
     inputs, sizes = head_inputs(h_MD, weight_KD, bias_K, rows_R, target_R)
-    outputs = [loss, grad_h_MD, grad_weight_KD, grad_bias_K if len(grad_bias_K) else None]
-    launch(run, [*inputs, *outputs], sizes)
-    return loss, grad_h_MD, grad_weight_KD, grad_bias_K
+    outputs = [loss, grad_h_MD, grad_weight_KD, None if bias_K is None else grad_bias_K]
+    run([*inputs, *outputs], sizes)
+    return loss, grad_h_MD, grad_weight_KD.to(h_MD.dtype), grad_bias_K.to(h_MD.dtype)
 
 
 def head_inputs(
@@ -167,23 +171,24 @@ def head_inputs(
     """What both kernels take, and M, R, K, D."""
     sizes = len(h_MD), len(rows_R), *weight_KD.shape
     for name, ids_R, n in (("rows", rows_R, sizes[0]), ("target", target_R, sizes[2])):
+        if ids_R.is_cuda:  # the kernel skips what does not exist: asking would wait for the device
+            continue
         if len(ids_R) and (int(ids_R.min()) < 0 or int(ids_R.max()) >= n):
             raise bad_value(name, f"ids from 0 to {n - 1}", f"{ids_R.min()} to {ids_R.max()}")
-    inputs = [h_MD.contiguous(), *float32(weight_KD, bias_K)]
+    inputs = [h_MD.contiguous(), as_first(h_MD, weight_KD), *float32(bias_K)]
     return [*inputs, rows_R.contiguous(), target_R.contiguous()], sizes
 
 
 def nearest_code(
     run: Kernel, x_ND: Tensor, codes_KD: Tensor, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x_ND, codes_KD = x_ND.contiguous(), codes_KD.contiguous()
     (N, D), K = x_ND.shape, len(codes_KD)
     n = K if stats else 0
     ids_N, counts_K = (torch.empty(m, dtype=torch.int64, device=x_ND.device) for m in (N, n))
-    distance_N = torch.empty(N, dtype=x_ND.dtype, device=x_ND.device)
-    sums_KD = torch.empty_like(codes_KD[:n])
+    distance_N, sums_KD = new_float32(x_ND, N), new_float32(x_ND, n, D)
     wanted = [counts_K, sums_KD] if stats else [None, None]
-    launch(run, [x_ND, codes_KD, ids_N, distance_N, *wanted], (N, K, D))
+    inputs = [x_ND.contiguous(), as_first(x_ND, codes_KD)]
+    run([*inputs, ids_N, distance_N, *wanted], (N, K, D))
     return ids_N, distance_N, counts_K, sums_KD
 
 
@@ -195,7 +200,7 @@ def separable_conv(run: Kernel, x: Tensor, *args: Any) -> tuple[Tensor, Tensor, 
     mean_O, var_O = (x.new_empty(O if stats else 0) for _ in range(2))
     wanted = [mean_O, var_O] if stats else [None, None]
     inputs = [x.contiguous(), *float32(*weights)]
-    launch(run, [*inputs, y, *wanted], separable_sizes(x, weights, kind))
+    run([*inputs, y, *wanted], separable_sizes(x, weights, kind))
     return y, mean_O, var_O
 
 
@@ -216,7 +221,7 @@ def separable_conv_backward(
     # an op cannot return None
     grads = [x.new_empty(0) if t is None else torch.empty_like(t) for t in inputs]
     wanted = [None if t is None else grad for grad, t in zip(grads, inputs, strict=True)]
-    launch(run, [*given, *inputs, *wanted], separable_sizes(x, weights, kind))
+    run([*given, *inputs, *wanted], separable_sizes(x, weights, kind))
     pairs = zip(grads, (x, *weights), strict=True)
     return [grad if t is None else grad.to(t.dtype) for grad, t in pairs]
 
@@ -237,7 +242,7 @@ def sum_taps(
     h_BNF = products_BMTF.new_empty(B, N, F)
     mean_F, var_F = (products_BMTF.new_empty(F) for _ in range(2))
     inputs = [products_BMTF.contiguous(), source_N.contiguous(), *float32(bias_F)]
-    launch(run, [*inputs, h_BNF, mean_F, var_F], (B, M, T, F, N))
+    run([*inputs, h_BNF, mean_F, var_F], (B, M, T, F, N))
     return h_BNF, mean_F, var_F
 
 
@@ -255,7 +260,7 @@ def sum_taps_backward(
     (bias,) = float32(bias_F)
     grads = products_BMTF.new_empty(products_BMTF.shape), products_BMTF.new_empty(len(bias_F))
     sizes = *products_BMTF.shape, len(source_N)
-    launch(run, [*given, source_N.contiguous(), bias, *grads], sizes)
+    run([*given, source_N.contiguous(), bias, *grads], sizes)
     return grads[0], grads[1].to(bias_F.dtype)
 
 
@@ -264,7 +269,7 @@ def snake(
 ) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
-    launch(run, [x, *float32(a_C, gain_C, shift_C), out], rows_of_channels(x))
+    run([x, *float32(a_C, gain_C, shift_C), out], rows_of_channels(x))
     return out
 
 
@@ -278,10 +283,12 @@ def snake_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, grad = x.contiguous(), grad.contiguous()
     channels, n = float32(a_C, gain_C, shift_C), 0 if gain_C is None else len(a_C)
-    grads = torch.empty_like(x), a_C.new_empty(len(a_C)), a_C.new_empty(n), a_C.new_empty(n)
-    outputs = [out if out.numel() else None for out in grads]
-    launch(run, [grad, x, *channels, *outputs], rows_of_channels(x))
-    return grads
+    grad_x, sums = torch.empty_like(x), [new_float32(x, m) for m in (len(a_C), n, n)]
+    run(
+        [grad, x, *channels, grad_x, sums[0], *(sums[1:] if n else [None] * 2)], rows_of_channels(x)
+    )
+    grad_a, grad_gain, grad_shift = (t.to(a_C.dtype) for t in sums)
+    return grad_x, grad_a, grad_gain, grad_shift
 
 
 def rows_of_channels(x: Tensor) -> tuple[int, int, int]:
@@ -292,7 +299,7 @@ def rows_of_channels(x: Tensor) -> tuple[int, int, int]:
 def dropout(run: Kernel, x: Tensor, p: float, seed: Tensor, residual: Tensor | None) -> Tensor:
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     out = torch.empty_like(x)
-    launch(run, [x, seed.contiguous(), residual, out], (x.numel(), n_dropped(p)))
+    run([x, seed.contiguous(), residual, out], (x.numel(), n_dropped(p)))
     return out
 
 
@@ -302,9 +309,17 @@ def philox(
     sample_B = sample_B.contiguous()
     B = sample_B.shape[0]
     words_BN4 = torch.empty(B, n_positions, 4, dtype=torch.int64, device=sample_B.device)
-    sizes = B, n_positions, stream, step, band
-    run(key % 2**64, sample_B.data_ptr(), *sizes, words_BN4.data_ptr())
+    run([sample_B, words_BN4], (key % 2**64, B, n_positions, stream, step, band))
     return words_BN4
+
+
+def as_first(first: Tensor, t: Tensor) -> Tensor:
+    """Contiguous and in the dtype of the first tensor, as products of the two want it."""
+    return t.to(first.dtype).contiguous()
+
+
+def new_float32(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
 def float32(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -312,16 +327,42 @@ def float32(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.to(torch.float32).contiguous() for t in tensors]
 
 
-def launch(run: Kernel, tensors: Sequence[Tensor | None], sizes: Sequence[int | float]) -> None:
-    """Call a CPU kernel: addresses (0 for None), sizes, and how many threads it may use."""
-    run(*(0 if t is None else t.data_ptr() for t in tensors), *sizes, torch.get_num_threads())
-
-
 def load(op: str, backend: str) -> Callable[..., Any]:
     """The function of this file that runs `op`; ImportError says why there is none."""
-    if not hasattr(kernels(backend), op):
+    part = kernels(backend)
+    if not hasattr(part, op):
         raise ImportError(f"tsgen._C has no {backend}.{op}: it is older than tsgen, build it again")
-    return functools.partial(globals()[op], getattr(kernels(backend), op))
+    run = functools.partial(with_threads if backend == "cpu" else on_stream, part, op)
+    return functools.partial(globals()[op], run)
+
+
+def with_threads(
+    part: ModuleType, op: str, tensors: Sequence[Tensor | None], sizes: Sequence[int | float]
+) -> None:
+    """Call a CPU kernel: addresses (0 for None), sizes, and how many threads it may use."""
+    getattr(part, op)(*addresses(tensors), *sizes, torch.get_num_threads())
+
+
+def on_stream(
+    part: ModuleType, op: str, tensors: Sequence[Tensor | None], sizes: Sequence[int | float]
+) -> None:
+    """Start a CUDA kernel on the current stream of its first tensor's device."""
+    like = next(t for t in tensors if t is not None)
+    n_scratch = getattr(part, f"{op}_scratch", lambda *_: 0)(*sizes)
+    scratch = new_float32(like, -(-n_scratch // 4)) if n_scratch else None
+    index, stream = 0, 0
+    if like.is_cuda:
+        index, stream = like.device.index, torch.cuda.current_stream(like.device).cuda_stream
+    dtype = DTYPES.index(like.dtype) if like.is_floating_point() else 0
+    try:
+        getattr(part, op)(dtype, index, stream, *addresses([scratch, *tensors]), *sizes)
+    except RuntimeError as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors if t is not None)
+        raise RunError(f"{op} of {shapes}: {error}") from error
+
+
+def addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if t is None else t.data_ptr() for t in tensors]
 
 
 def instruction_set() -> str:
@@ -329,19 +370,28 @@ def instruction_set() -> str:
     return str(kernels("cpu").isa())
 
 
+def extension() -> ModuleType:
+    """tsgen._C."""
+    try:
+        return importlib.import_module("tsgen._C")
+    except ImportError as error:
+        raise ImportError(f"tsgen._C is not built, or does not load here: {error}") from error
+
+
 @functools.cache
 def kernels(backend: str) -> ModuleType:
     """The part of tsgen._C for a backend."""
-    try:
-        extension = importlib.import_module("tsgen._C")
-    except ImportError as error:
-        raise ImportError(f"tsgen._C is not built, or does not load here: {error}") from error
-    if not hasattr(extension, backend):
+    if not hasattr(extension(), backend):
         raise ImportError(f"tsgen._C was built without {backend}")
-    part: ModuleType = getattr(extension, backend)
-    if hasattr(part, "lend_threads"):
+    part: ModuleType = getattr(extension(), backend)
+    if backend == "cpu":
         part.lend_threads(gomp_parallel())
     return part
+
+
+def on_cpu(backend: str) -> bool:
+    """Whether its kernels were built to be tested on a CPU, and take nothing else."""
+    return backend == "cuda" and bool(kernels(backend).on_cpu)
 
 
 def gomp_parallel() -> int:

@@ -1,0 +1,31 @@
+// Functions of float that CUDA has not, or has with a slow path in local memory.
+#pragma once
+
+#include "cuda/machine/launch.cuh"
+
+namespace tsgen::cuda {
+
+// sin and cos of x modulo π: both with the wrong sign or both with the right one, see
+// kernels/_math.py, which has the same.
+struct HalfTurn {
+  float sine, cosine;
+};
+
+__device__ __forceinline__ HalfTurn half_turn(float x) {
+  const float big = 12582912.0f;  // 1.5 * 2^23: a number plus this, minus this, is whole
+  const float k = (x * 0.318309886f + big) - big;
+  float r = fmaf(k, -3.140625f, x);  // π in three parts, the first two without rounding
+  r = fmaf(k, -9.67502593994e-4f, r);
+  r = fmaf(k, -1.509957990978e-7f, r);
+  r = r > 1.6f ? 1.6f : r < -1.6f ? -1.6f : r;  // NaN stays
+  const float u = r * r;
+  float s = 2.6057808e-6f * u - 1.9809602e-4f;
+  s = s * u + 8.3330665e-3f;
+  s = s * u - 1.6666660e-1f;
+  float c = -2.6193814e-7f * u + 2.4769304e-5f;
+  c = c * u - 1.3888569e-3f;
+  c = c * u + 4.1666657e-2f;
+  return {r + r * u * s, 1.0f - 0.5f * u + u * u * c};
+}
+
+}  // namespace tsgen::cuda
