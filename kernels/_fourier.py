@@ -19,7 +19,7 @@ from tsgen.ops.stft import fourier_rows
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_series"])
 def analysis_kernel(
     samples,  # (n_series, L)
     weight,  # (L,) that samples are multiplied with, unless REFLECT
@@ -82,7 +82,7 @@ def sample(samples, weight, l, mask, L, REFLECT: tl.constexpr):
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_series"])
 def synthesis_kernel(
     planes,  # (n_series, 2, F, T)
     window,  # (W,)

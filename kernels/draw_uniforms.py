@@ -18,7 +18,7 @@ def uniform(high, low):
     return (bits.to(tl.float64) + 0.5) * 2.0**-52
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_b", "n", "M", "step", "band"])
 def draw_uniforms_kernel(
     seed,  # (B,) int64
     sample,  # (B,) int64

@@ -8,7 +8,7 @@ TILE = 2048  # numbers of a program
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "S"])
 def embed_tokens_kernel(
     tokens,  # (K + 1, D)
     places,  # (N, D)

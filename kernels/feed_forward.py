@@ -65,7 +65,7 @@ def columns(at, there, f, F: tl.constexpr, READABLE: tl.constexpr):
     return tl.where(f[:, None] < F, w, 0.0) if READABLE > F else w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R"])
 def feed_forward_kernel(
     x,  # (R, D), this stride
     gain,  # (D,)

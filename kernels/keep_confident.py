@@ -38,7 +38,7 @@ def least_confident(x, mask, wanted, BITS: tl.constexpr):
     return below | ((equal == 1) & (behind < missing[:, None]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def keep_confident_kernel(
     confidence,  # (B, N)
     n_masked,  # (B,)

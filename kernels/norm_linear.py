@@ -15,7 +15,7 @@ PROGRAMS = 256  # that there are at least, if there is a tile for each: they fil
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "blocks"])
 def norm_linear_kernel(
     x,  # (R, D), this stride
     weight,  # (E, D), likewise

@@ -14,7 +14,7 @@ from tsgen.kernels.keep_confident import TILE, least_confident
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "P", "step"])
 def remask_tokens_kernel(
     ids,  # (B, N) int64
     drawn,  # (B, M) int64

@@ -88,7 +88,7 @@ def kept_of(l, bound, n_equal, seen):
     return (l > bound[:, None]) | ((equal == 1) & (rank.to(tl.float32) < n_equal[:, None]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R"])
 def sample_code_kernel(
     h,  # (R, D) with HEAD, else logits (R, K); these strides
     u,  # (R,) float64

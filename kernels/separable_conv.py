@@ -30,7 +30,7 @@ from tsgen.kernels._separable_conv import (
 from tsgen.ops.separable_conv import out_width as width_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def separable_conv_kernel(
     x,  # (B, C, H, W)
     a,  # (C,)

@@ -30,7 +30,7 @@ def channel_values(a, gain, shift, c, inside, NORM: tl.constexpr, SMALLEST: tl.c
     return a, gain, shift
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def snake_kernel(
     x,  # (rows, S)
     a,  # (C,)

@@ -60,7 +60,7 @@ def below(y):
     return 0.5 + 0.5 * tl.erf(y * 0.7071067811865476)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_parts", "n"])
 def sum_taps_kernel(
     products,  # (B, M, T, F)
     source,  # (N,) int64

@@ -1,6 +1,8 @@
 """Engine cuda against the float64 law and itself; without a GPU the same ops run uncaptured."""
 
 import contextlib
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -137,6 +139,42 @@ class TestSameToTheBit:
         with torch.inference_mode():
             assert torch.equal(drawn(engine, asked, HOW)[0], base[0])
         assert torch.equal(drawn(engine, asked, HOW)[0], base[0])
+
+    def test_under_autocast_as_without(self, asked, base):
+        engine = CudaEngine(tiny_network(length=32, n_codes=(12, 20)).to(DEVICE))
+        with torch.autocast(DEVICE, torch.bfloat16):
+            series = engine.draw(asked, HOW)[1]
+        assert torch.equal(series, engine.draw(asked, HOW)[1])
+        torch.testing.assert_close(series.cpu(), base[2])
+
+    def test_a_network_changed_later_changes_nothing(self, asked, base):
+        network = tiny_network(length=32, n_codes=(12, 20)).to(DEVICE)
+        engine = CudaEngine(network)
+        with torch.no_grad():
+            for t in [*network.parameters(), *network.buffers()]:
+                t.zero_()
+        assert torch.equal(drawn(engine, asked, HOW)[0], base[0])
+        torch.testing.assert_close(engine.draw(asked, HOW)[1].cpu(), base[2])
+
+    def test_what_did_not_fit_is_gone_before_it_is_tried_again(self, asked, monkeypatch):
+        engine = CudaEngine(tiny_network(length=32, n_codes=(12, 20)).to(DEVICE))
+        real, held = engine.drawn, []
+
+        def short(*args: object) -> list[torch.Tensor]:
+            assert not any(t() is not None for t in held)
+            out = real(*args)
+            if len(args[-1][0]) > 40:
+                held.append(weakref.ref(out[0]))
+                raise RuntimeError("CUDA error: out of memory")  # as some of its calls say it
+            return out
+
+        monkeypatch.setattr(engine, "drawn", short)
+        gc.disable()
+        try:
+            engine.draw(asked, HOW)
+        finally:
+            gc.enable()
+        assert len(held) == 2
 
     def test_in_halves_where_memory_does_not_hold_all(self, asked, base, monkeypatch):
         engine = CudaEngine(tiny_network(length=32, n_codes=(12, 20)).to(DEVICE))

@@ -1,6 +1,8 @@
 """The torch engine against the float64 law, written as slow as can be in reference_sampler.py."""
 
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -228,3 +230,23 @@ class TestDamagedWeights:
         for draw in (lambda: model.generate(2), lambda: model.decode(ids)):
             with pytest.raises(RunError, match="model: wanted finite"):
                 draw()
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_a_network_that_nobody_holds_is_gone(engine):
+    network = tiny_network()
+    sampler = Sampler(network, engine=engine)
+    list(sampler.draw(request([0, 1]), SamplingConfig((2, 2))))
+    gone = weakref.ref(network)
+    del network, sampler
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_weight_put_in_the_place_of_another_is_seen():
+    network = tiny_network()
+    before = Sampler(network).engine
+    assert Sampler(network).engine is before
+    layer = network.priors[0].head_in
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+    assert Sampler(network).engine is not before

@@ -204,12 +204,12 @@ class TestInterpolation:
         ],
     )
     def test_gathers_what_pytorch_scatters(self, n, length):
-        reached_PM, share_PM = interpolate.reach(n, length)
-        assert 0 <= reached_PM.min() <= reached_PM.max() < length
+        where = interpolate.between(n, length)
+        assert 0 <= where.reached_PM.min() <= where.reached_PM.max() < length
         x = torch.randn(3, 2, n, dtype=torch.float64, requires_grad=True)
         wanted = F.interpolate(x, length, mode="linear")
-        ours = interpolate.gathered(x, reached_PM, share_PM, length)
-        assert torch.equal(ours, wanted)
+        ours = interpolate.gathered(x, *where)
+        assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
         grad = torch.randn_like(wanted)
         (mine,), (other,) = (torch.autograd.grad(y, x, grad) for y in (ours, wanted))
         assert_close(mine, other, rtol=1e-12, atol=1e-12)
@@ -217,12 +217,11 @@ class TestInterpolation:
     @pytest.mark.parametrize("preset", PRESETS)
     @pytest.mark.parametrize("length", [2, 3, 61, 1000])
     def test_a_band_holds_the_places_that_its_decoder_reaches(self, preset, length, monkeypatch):
-        def checked(fine, reached_PM, share_PM, to):
-            wanted = interpolate.reach(fine.shape[2], to)
-            assert torch.equal(reached_PM, wanted[0])
-            assert_close(share_PM, wanted[1].float())
-            seen.append(to)
-            return interpolate.interpolate(fine, reached_PM, share_PM, to)
+        def checked(fine, *where):
+            for held, wanted in zip(where, interpolate.between(fine.shape[2], length), strict=True):
+                assert_close(held, wanted.to(held.dtype), rtol=0, atol=0)
+            seen.append(len(where[0]))
+            return interpolate.interpolate(fine, *where)
 
         seen: list[int] = []
         tokenizer = run(preset, n=2, length=length).network.tokenizer.eval()

@@ -9,16 +9,19 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Hashable
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tsgen import dispatch, ops
-from tsgen.config import SamplingConfig, TokenizerConfig
+from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig
 from tsgen.errors import RunError
 from tsgen.fused import FusedPrior, Kind
+from tsgen.layers import fold_norms
 from tsgen.network import Network
+from tsgen.prior import Prior
 from tsgen.replay import Replay, Replays
 from tsgen.request import Request, check_ids
 from tsgen.schedule import masked_counts, masked_plan
@@ -41,8 +44,15 @@ class CudaEngine:
     needs_blocks = False  # a row's sums never depend on other rows
 
     def __init__(self, network: Network) -> None:
-        self.network, self.config = network, network.config
-        self.like = network.tokenizer.window_W
+        """Copy the weights: graphs read them where they are, and the network's may move."""
+        self.config = network.config
+        # tensors made in inference mode could not be read by a graph's capture outside of it
+        with torch.inference_mode(False), torch.no_grad():
+            self.tokenizer = copy.deepcopy(network.tokenizer)
+            fold_norms(self.tokenizer)
+            exact = copy.deepcopy(network.priors).to("cpu", torch.float64)
+            self.exact = [cast(Prior, prior) for prior in exact]
+        self.like = self.tokenizer.window_W
         self.limit = MOST
         self.replays = Replays(self.most_bytes)
         self.priors: dict[torch.dtype, list[FusedPrior]] = {}
@@ -66,9 +76,14 @@ class CudaEngine:
         """Samples a graph, as memory allows: a power of two."""
         if not self.like.is_cuda:
             return min(self.limit, 256)
+        return min(self.limit, self.fit)
+
+    @functools.cached_property
+    def fit(self) -> int:
+        """What memory allows; asked once, or an engine's own graphs would count against it."""
         free, _ = torch.cuda.mem_get_info(self.like.device)
-        fit = max(1, int(MEMORY * free / bytes_a_sample(self.network)))
-        return min(self.limit, 1 << fit.bit_length() - 1)
+        fit = max(1, int(MEMORY * free / bytes_a_sample(self.config)))
+        return 1 << fit.bit_length() - 1
 
     def most_bytes(self) -> int:
         """What all graphs may hold together."""
@@ -126,24 +141,27 @@ class CudaEngine:
             try:
                 done.append(run(slice(first, first + size)))
             except RuntimeError as error:
-                # what ends a capture that ran out of memory may raise once more
-                seen = error, error.__context__
-                if not any(isinstance(e, torch.OutOfMemoryError) for e in seen):
+                held = bool(self.replays.made)
+                if not out_of_memory(error) or (size == 1 and not held):
                     raise
-                self.replays.clear()
-                if size == 1:
-                    raise
-                self.limit = size // 2
+            else:
+                first += size
                 continue
-            first += size
+            # only here, without the error, is what its frames held given back
+            self.replays.clear()
+            self.limit = size if held else size // 2  # without other graphs it may fit
+        if len(done) == 1:
+            return done[0]
         return [torch.cat(parts) for parts in zip(*done, strict=True)]
 
     def replayed(self, key: Hashable, values: list[Tensor], run: Run) -> list[Tensor]:
         """What `run` makes of rows, by the graph of this key and of a bucket that holds them."""
         n = len(values[0])
         size = min(bucket(n), max(n, self.limit))
-        # tensors made in inference mode could not be written to outside of it
-        with torch.inference_mode(False), torch.no_grad():
+        # tensors made in inference mode could not be written to outside of it; and a graph is
+        # everybody's: it does not keep the caller's autocast
+        full = torch.autocast(self.like.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), full:
             replay = self.replays.get((key, size), lambda: Replay(run, self.room(values, size)))
             return replay(values)
 
@@ -176,16 +194,14 @@ class CudaEngine:
         return [*ids, *([self.decoded(ids)] if decode else []), invalid_B]
 
     def decoded(self, ids: list[Tensor]) -> Tensor:
-        return self.network.tokenizer.decode(ids)
+        return self.tokenizer.decode(ids)
 
     def fused(self, dtype: str | None) -> list[FusedPrior]:
         """The priors with their weights in a dtype, folded once."""
         kind = Kind(getattr(torch, dtype) if dtype else self.like.dtype, self.like.device)
         if kind.dtype not in self.priors:
-            # tensors made in inference mode could not be read by a graph's capture outside of it
             with torch.inference_mode(False), torch.no_grad():
-                exact = copy.deepcopy(self.network).to("cpu", torch.float64)
-                self.priors[kind.dtype] = [FusedPrior(p, kind) for p in exact.each_prior()]
+                self.priors[kind.dtype] = [FusedPrior(prior, kind) for prior in self.exact]
         return self.priors[kind.dtype]
 
 
@@ -207,6 +223,7 @@ class FusedLoop:
         self.class_B = self.class_S = class_B
         if self.guided:
             self.class_S = torch.cat([class_B, torch.full_like(class_B, prior.n_classes)])
+        self.start_S1 = prior.starts(len(self.class_S))
         self.context_BND = None
         if prior.context is not None and low_BM is not None:
             self.context_BND = prior.context(low_BM)
@@ -256,7 +273,9 @@ class FusedLoop:
         if first and prior.first_CND is not None:
             h_SMD = prior.first_CND[self.class_S]
         else:
-            h_SMD = prior.hidden(ids_BN, self.class_S, places_BM, self.context_BND)
+            places_SM = torch.cat([places_BM, places_BM]) if self.guided else places_BM
+            rows_SM = self.start_S1 + places_SM
+            h_SMD = prior.hidden(ids_BN, self.class_S, rows_SM, self.context_BND)
         if not self.guided:
             return h_SMD
         return torch.lerp(h_SMD[B:], h_SMD[:B], self.settings.guidance)
@@ -292,14 +311,26 @@ def bucket(n: int) -> int:
     return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power
 
 
-def bytes_a_sample(network: Network) -> int:
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short: what ends a capture after that raises once more."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+            return True
+        error = error.__context__
+    return False
+
+
+def bytes_a_sample(model: ModelConfig) -> int:
     """About what one sample takes at the worst moment, in float32 and with guidance."""
-    config, most = network.config.tokenizer, 0
-    for band, prior in enumerate(network.config.priors):
+    config, most = model.tokenizer, 0
+    for band, prior in enumerate(model.priors):
         block = 4 * prior.hidden_dim + 4 * prior.n_heads * prior.head_dim
         tokens = 2 * (1 + config.n_tokens(band)) * block
         rows, columns = config.grid(band)
         widths = [config.hidden_dim, *stage_widths(config, band)[::-1]]
         images = [rows * (columns << i) * width for i, width in enumerate(widths)]
-        most = max(most, tokens, 6 * max(images))
+        # of the last convolution the products of every tap stand beside each other
+        products = (2 * config.n_channels) ** 2 * 4 * (1 if rows == 1 else 3)
+        products *= rows * (columns << len(widths))
+        most = max(most, tokens, 6 * max(images), 2 * products)
     return 4 * most

@@ -25,10 +25,11 @@ class TorchEngine:
     at_once = CHUNK
 
     def __init__(self, network: Network) -> None:
-        self.network = network
-        self.device = network.tokenizer.window_W.device
+        # not the network itself: engines are kept for as long as that is alive
+        self.tokenizer, self.priors = network.tokenizer, list(network.each_prior())
+        self.device = self.tokenizer.window_W.device
         with torch.no_grad():
-            self.folded = [prior.fold() for prior in network.each_prior()]
+            self.folded = [prior.fold() for prior in self.priors]
 
     @staticmethod
     def obstacle(network: Network) -> str | None:
@@ -40,7 +41,7 @@ class TorchEngine:
         index_B = torch.from_numpy(request.index_B).to(self.device)
         class_B = torch.from_numpy(request.class_B).to(self.device)
         ids: list[Tensor] = []
-        for band, prior in enumerate(self.network.each_prior()):
+        for band, prior in enumerate(self.priors):
             known = request.known[band].to(self.device) if request.known else None
             low = ids[0] if band else None
             with span(f"prior band {band}"):
@@ -59,7 +60,7 @@ class TorchEngine:
     def series(self, ids: list[Tensor]) -> Tensor:
         """(B, C, length), scaled as in training."""
         with span("decoder"):
-            return self.network.tokenizer.decode(ids)
+            return self.tokenizer.decode(ids)
 
 
 class BandDecoder:

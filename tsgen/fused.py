@@ -157,20 +157,24 @@ class FusedPrior:
         class_C = torch.arange(self.n_classes + 1, device=device)
         shape = len(class_C), self.n_tokens
         ids_CN = torch.full(shape, self.n_codes, device=device)
-        places_CN = torch.arange(self.n_tokens, device=device).expand(shape)
-        return self.hidden(ids_CN, class_C, places_CN, None)
+        rows_CN = self.starts(len(class_C)) + torch.arange(self.n_tokens, device=device)
+        return self.hidden(ids_CN, class_C, rows_CN, None)
+
+    def starts(self, n: int) -> Tensor:
+        """The row of the first token of n sequences, which is behind their class: (n, 1)."""
+        T = 1 + self.n_tokens
+        return torch.arange(1, 1 + n * T, T, device=self.head_KD.device)[:, None]
 
     def hidden(
-        self, ids_BN: Tensor, class_S: Tensor, places_BM: Tensor, context_BND: Tensor | None
+        self, ids_BN: Tensor, class_S: Tensor, rows_SM: Tensor, context_BND: Tensor | None
     ) -> Tensor:
-        """What the head's last layer gets at the places asked for: (S, M, D).
+        """What the head's last layer gets at the rows asked for: (S, M, D).
 
         class_S:  of each pass over the B sequences, one pass behind the other
+        rows_SM:  of each pass and sequence, see `starts`
         """
         x_STD = ops.embed_tokens(*self.tables, ids_BN, class_S, context_BND)
-        S, T, D = x_STD.shape
-        start_S1 = torch.arange(1, S * T, T, device=x_STD.device)[:, None]
-        rows_SM = start_S1 + places_BM.repeat(S // len(places_BM), 1)
+        S, _, D = x_STD.shape
         *early, last = self.blocks
         for block in early:
             x_STD = block(x_STD)

@@ -54,8 +54,30 @@ def gain_and_shift(
     return gain_C, norm.bias - mean_C * gain_C
 
 
-def folded(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+class Folded(nn.Module):
+    """A BatchNorm whose gain and shift are computed once, see `fold_norms`."""
+
+    gain_C: Tensor
+    shift_C: Tensor
+
+    def __init__(self, gain_C: Tensor, shift_C: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gain_C", gain_C)
+        self.register_buffer("shift_C", shift_C)
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Put a Folded in the place of every BatchNorm in a module that is not trained any more."""
+    for part in module.modules():
+        for name, child in part.named_children():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(part, name, Folded(*folded(child)))
+
+
+def folded(norm: nn.BatchNorm1d | nn.BatchNorm2d | Folded) -> tuple[Tensor, Tensor]:
     """gain and shift that BatchNorm amounts to once its statistics are fixed."""
+    if isinstance(norm, Folded):
+        return norm.gain_C, norm.shift_C
     return gain_and_shift(norm, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var))
 
 

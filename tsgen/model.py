@@ -22,6 +22,7 @@ from tsgen.sampler import Sampler, bar
 Floats = NDArray[np.float32]
 
 NAMED = 2**14  # named indices that are sorted into chunks at a time
+MOST_ENCODED = 2**12  # series at a time on a GPU
 
 
 class Model:
@@ -241,10 +242,10 @@ class Model:
         """
         bands = arguments.token_ids(ids, self.config.tokenizer)
         out = np.empty((len(bands[0]), *self.shape), dtype=np.float32)
-        for first in range(0, len(out), CHUNK):
-            part = slice(first, first + CHUNK)
-            series = self.network.tokenizer.decode([b[part].to(self.device) for b in bands])
-            out[part] = self.unscaled(series)
+        engine = Sampler(self.network).engine
+        for first in range(0, len(out), engine.at_once):
+            part = slice(first, first + engine.at_once)
+            out[part] = self.unscaled(engine.series([b[part].to(self.device) for b in bands]))
         return out
 
     def tokens(self, array: Floats) -> list[Tensor]:
@@ -252,7 +253,9 @@ class Model:
         scaled = torch.from_numpy(self.scaler.apply(array))
         encode = self.network.tokenizer.encode
         like = self.network.tokenizer.window_W  # its device and dtype
-        parts = [encode(part.to(like)) for part in scaled.split(CHUNK)]
+        # the kernels for GPUs sum a row alike in any number of rows
+        size = min(MOST_ENCODED, Sampler(self.network).engine.at_once) if like.is_cuda else CHUNK
+        parts = [encode(part.to(like)) for part in scaled.split(size)]
         return [torch.cat(band) for band in zip(*parts, strict=True)]
 
     def check_shape(self, array: Floats) -> None:

@@ -3,6 +3,7 @@
 On another device it simply runs, so that all but the capture can be tested anywhere.
 """
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -34,7 +35,7 @@ class Replay:
 
     def capture(self) -> None:
         device = self.inputs[0].device
-        stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        stream, current = side_stream(device), torch.cuda.current_stream(device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             self.function(self.inputs)  # compiles kernels and loads libraries, which no graph can
@@ -42,8 +43,10 @@ class Replay:
         torch.cuda.empty_cache()  # of what that took: the graph takes as much
         before = torch.cuda.memory_reserved(device)
         self.graph = torch.cuda.CUDAGraph()
-        # other threads go on meanwhile
-        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+        # other threads go on meanwhile, as long as they do not wait for the whole device; the outer
+        # `with` leaves the stream also where ending the capture fails
+        capture = torch.cuda.graph(self.graph, None, stream, capture_error_mode="thread_local")
+        with torch.cuda.stream(stream), capture:
             self.outputs = self.function(self.inputs)
         current.wait_stream(stream)
         self.n_bytes = torch.cuda.memory_reserved(device) - before
@@ -68,6 +71,12 @@ class Replay:
     def fill(self, values: list[Tensor]) -> None:
         for to, value in zip(self.inputs, values, strict=True):
             to[: len(value)].copy_(value, non_blocking=True)
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where graphs are captured: of high priority, for others hardly ever get one of those."""
+    return torch.cuda.Stream(device, priority=-1)
 
 
 class Replays:

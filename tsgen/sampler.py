@@ -60,6 +60,10 @@ PREFERENCE = ("cuda", "cpu", "torch")  # with no engine named: the first with no
 _made: weakref.WeakKeyDictionary[Network, tuple[Any, dict[str, Engine]]]
 _made = weakref.WeakKeyDictionary()
 
+# network: where each of its tensors is held, by a dict that stays and a name in it
+_places: weakref.WeakKeyDictionary[Network, list[tuple[dict[str, Any], str]]]
+_places = weakref.WeakKeyDictionary()
+
 
 class Sampler:
     """Draws samples of a network by one of the engines."""
@@ -111,8 +115,11 @@ def chosen(network: Network) -> str:
 
 
 def prepared(network: Network, name: str) -> Engine:
-    """The engine of these very weights: made once, and again when they have changed."""
-    state = [*network.parameters(), *network.buffers()]
+    """The engine of these very weights: made once, and again when they have changed.
+
+    A change that PyTorch does not count, such as a fused optimizer's, is not seen.
+    """
+    state = tensors(network)
     if any(t.is_inference() for t in state):  # they do not say whether they have changed
         return ENGINES[name](network)
     key = tuple((t.data_ptr(), t._version) for t in state)
@@ -123,6 +130,14 @@ def prepared(network: Network, name: str) -> Engine:
     if name not in engines:
         engines[name] = ENGINES[name](network)
     return engines[name]
+
+
+def tensors(network: Network) -> list[Tensor]:
+    """Parameters and buffers; to look for them anew takes ten times as long."""
+    if network not in _places:
+        held = [d for m in network.modules() for d in (m._parameters, m._buffers)]
+        _places[network] = [(d, name) for d in held for name, t in d.items() if t is not None]
+    return [d[name] for d, name in _places[network]]
 
 
 def bar(total: int, progress: bool | None) -> Any:

@@ -18,7 +18,7 @@ from tsgen import ops
 from tsgen.codebook import Codebook, Quantised, perplexity
 from tsgen.config import TokenizerConfig
 from tsgen.errors import bad_value
-from tsgen.interpolate import interpolate, reach
+from tsgen.interpolate import Between, between, interpolate
 from tsgen.layers import DownBlock, ResBlock, UpBlock, UpConv
 
 
@@ -81,9 +81,6 @@ def stage_widths(config: TokenizerConfig, band: int) -> list[int]:
 class Band(nn.Module):
     """Encoder, codebook and decoder of some rows of the spectrogram."""
 
-    reached_PM: Tensor
-    share_PM: Tensor
-
     def __init__(self, config: TokenizerConfig, band: int) -> None:
         super().__init__()
         self.config, self.rows, self.grid = config, config.rows(band), config.grid(band)
@@ -91,9 +88,10 @@ class Band(nn.Module):
         self.codebook = Codebook(config, config.n_codes[band])
         self.decoder = Decoder(config, band)
         n_frames = self.grid[1] << (config.n_halvings(band) + 1)  # of the decoder
-        reached_PM, share_PM = reach((n_frames - 1) * config.hop, config.length)
-        self.register_buffer("reached_PM", reached_PM, persistent=False)
-        self.register_buffer("share_PM", share_PM.float(), persistent=False)
+        where = between((n_frames - 1) * config.hop, config.length)
+        for name, t in where._asdict().items():
+            exact = t.float() if t.is_floating_point() else t
+            self.register_buffer(f"between_{name}", exact, persistent=False)
 
     def latents(self, x_BCL: Tensor, window_W: Tensor) -> Tensor:
         """(B, N, hidden_dim) of series (B, C, inner_length), rows first, then time.
@@ -107,9 +105,9 @@ class Band(nn.Module):
         """(B, C, length) of latents (B, N, hidden_dim)."""
         z_BDHW = z_BND.mT.reshape(len(z_BND), -1, *self.grid)
         planes = self.decoder(z_BDHW).to(window_W.dtype)  # bfloat16 under autocast
-        hop, length = self.config.hop, self.config.length
+        hop = self.config.hop
         fine = ops.istft(planes, window_W, hop, self.rows[0], (planes.shape[3] - 1) * hop)
-        return interpolate(fine, self.reached_PM, self.share_PM, length)
+        return interpolate(fine, *(getattr(self, f"between_{name}") for name in Between._fields))
 
 
 class Tokenizer(nn.Module):
