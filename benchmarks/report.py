@@ -27,7 +27,7 @@ def results(name: str) -> dict[str, Any]:
 
 def place(machine: dict[str, Any]) -> str:
     return (
-        f"{machine['cpu']}, threads: {machine['threads']}, torch {machine['torch']},"
+        f"{machine.get('gpu') or machine['cpu']}, threads: {machine['threads']}, torch {machine['torch']},"
         f" {machine['date']}"
     )
 
@@ -54,15 +54,22 @@ def speed() -> list[str]:
 
 
 def time_and_ratio(row: dict[str, Any] | None) -> str:
-    return f"{row['p50_s']:.2f} s ({row['ratio']:.1f} ×)" if row else ""
+    if not row:
+        return ""
+    seconds = row["p50_s"]
+    time = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+    return f"{time} ({row['ratio']:.1f} ×)"
 
 
 def training() -> list[str]:
-    """Training steps beside the official package."""
-    rows = results("training_steps")
-    if not rows:
-        return []
-    out = ["**Training steps**, sizes of preset timevqvae, rivals in turn", ""]
+    """Training steps beside the official package, on a CPU and on a GPU."""
+    runs = {"CPU": results("training_steps"), "GPU": results("gpu_training_steps")}
+    return [line for kind, rows in runs.items() if rows for line in training_on(kind, rows)]
+
+
+def training_on(kind: str, rows: dict[str, Any]) -> list[str]:
+    """One table of training steps."""
+    out = [f"**Training steps on a {kind}**, sizes of preset timevqvae, rivals in turn", ""]
     names = list(dict.fromkeys(name for row in rows.values() for name in row["rivals"]))
     out += [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for key, row in rows.items():
