@@ -1,5 +1,6 @@
 """The GPU's part of the README and of docs/benchmarks.md, from results/gpu.json."""
 
+import math
 from typing import Any
 
 Found = dict[str, Any]
@@ -87,6 +88,19 @@ def kernels(found: Found) -> list[str]:
                 cells = " | ".join(kernel_cells(name, rows))
                 out.append(f"| {key} {part} | {name} | {cells} |")
     return [*out, "", *left_out(found["ops"])]
+
+
+def cuda_is_faster(found: Found) -> dict[str, tuple[str, ...]]:
+    """op: dtypes at which the CUDA kernel takes less time than the Triton one, over all shapes."""
+    logs: dict[tuple[str, str], list[float]] = {}
+    for case in found.get("ops", {}).values():
+        for rows in (case.get(part, {}) for part in PARTS):
+            ms = [rows.get(name, {}).get("p50_ms") for name in OURS]
+            if all(ms):
+                key = case["op"], case["dtype"].removeprefix("torch.")
+                logs.setdefault(key, []).append(math.log(ms[0] / ms[1]))
+    faster = sorted(key for key, ratios in logs.items() if sum(ratios) < 0)
+    return {op: tuple(t for name, t in faster if name == op) for op, _ in faster}
 
 
 def left_out(section: Found) -> list[str]:

@@ -1,8 +1,8 @@
-"""Write the README's tables and docs/benchmarks.md from benchmarks/results/.
+"""Write the README's tables, docs/benchmarks.md and tsgen/measured.py from benchmarks/results/.
 
     python benchmarks/report.py [--check]
 
---check writes nothing and fails if the README is not what the results say.
+--check writes nothing and fails if they are not what the results say.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import gpu_report
 
 HERE = Path(__file__).parent
 README, BENCHMARKS = HERE.parent / "README.md", HERE.parent / "docs" / "benchmarks.md"
+MEASURED = HERE.parent / "tsgen" / "measured.py"
 MARKS = "<!-- results -->", "<!-- /results -->"
 
 
@@ -26,10 +27,8 @@ def results(name: str) -> dict[str, Any]:
 
 
 def place(machine: dict[str, Any]) -> str:
-    return (
-        f"{machine.get('gpu') or machine['cpu']}, threads: {machine['threads']}, torch {machine['torch']},"
-        f" {machine['date']}"
-    )
+    chip = machine.get("gpu") or machine["cpu"]
+    return f"{chip}, threads: {machine['threads']}, torch {machine['torch']}, {machine['date']}"
 
 
 def places(rows: dict[str, Any]) -> str:
@@ -233,6 +232,23 @@ def rest() -> list[str]:
     return [*out, ""] if out else []
 
 
+def measured() -> str:
+    """tsgen/measured.py."""
+    faster = gpu_report.cuda_is_faster(results("gpu"))
+    rows = [f'    "{op}": {tuple_of(dtypes)},\n' for op, dtypes in faster.items()]
+    return MEASURED_HEAD + (f"{{\n{''.join(rows)}}}\n" if rows else "{}\n")
+
+
+def tuple_of(words: tuple[str, ...]) -> str:
+    return "(" + "".join(f'"{word}", ' for word in words).strip() + ")"
+
+
+MEASURED_HEAD = '''"""Where CUDA kernels are faster than Triton's; written by benchmarks/report.py."""
+
+# op: the dtypes of its first tensor, by benchmarks/results/gpu.json
+CUDA_IS_FASTER: dict[str, tuple[str, ...]] = '''
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
@@ -242,7 +258,8 @@ def main() -> None:
     after = rest_of_it.split(MARKS[1])[1]
     parts = [*speed(), *training(), *kernels(), *gpu_report.sentence(results("gpu"))]
     body = "\n".join(["", *parts, *quality(), *rest()])
-    pages = {README: f"{before}{MARKS[0]}{body}{MARKS[1]}{after}", BENCHMARKS: every_kernel()}
+    readme = f"{before}{MARKS[0]}{body}{MARKS[1]}{after}"
+    pages = {README: readme, BENCHMARKS: every_kernel(), MEASURED: measured()}
     for path, page in pages.items():
         if not check:
             path.write_text(page)

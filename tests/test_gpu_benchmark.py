@@ -282,3 +282,28 @@ def test_report(native):
     assert gpu_report.NOTHING not in text
     assert gpu_report.NOTHING in "\n".join(gpu_report.page({}))
     assert "GPU, driver 1" in "\n".join(gpu_report.sentence(found))
+
+
+def test_cuda_goes_first_where_it_was_faster():
+    def case(dtype: str, *ms: tuple[float | None, float]) -> dict[str, object]:
+        parts = zip(gpu_report.PARTS, ms, strict=False)
+        rows = {
+            part: {
+                "cuda": {"p50_ms": cuda} if cuda else {"why": "it failed"},
+                "triton": {"p50_ms": triton},
+            }
+            for part, (cuda, triton) in parts
+        }
+        return {"op": "snake", "dtype": dtype} | rows
+
+    found = {
+        "ops": {
+            "one": case("torch.float32", (1.0, 3.0), (2.0, 1.0)),
+            "other": case("torch.float32", (1.0, 1.0)),
+            "slower": case("torch.bfloat16", (2.0, 1.0)),
+            "failed": case("torch.float16", (None, 1.0)),
+            "nothing": {"why": "no time left"},
+        }
+    }
+    assert gpu_report.cuda_is_faster(found) == {"snake": ("float32",)}
+    assert gpu_report.cuda_is_faster({}) == {}

@@ -86,7 +86,7 @@ def backends(op: str, device: str) -> tuple[list[str], list[Row]]:
         if backend == "torch" or backend not in dispatch.TABLE[op]:
             continue
         why = dispatch.obstacle(op, backend, device, dtype_of(op))
-        if device == "cuda" and not torch.cuda.is_available():
+        if why is None and device == "cuda" and not torch.cuda.is_available():
             why = "needs a GPU"
         if why is None:
             able.append(backend)

@@ -161,7 +161,7 @@ def cell(op: str, backend: str) -> str:
     dtypes = dispatch.TABLE[op][backend]
     dtype = torch.float32 if torch.float32 in dtypes else dtypes[0]
     why = dispatch.obstacle(op, backend, device, dtype)
-    if device == "cuda" and not torch.cuda.is_available():
+    if why is None and device == "cuda" and not torch.cuda.is_available():
         why = "needs a GPU"
     try:
         chosen = dispatch.choose(op, None, device, dtype) == backend
