@@ -243,7 +243,7 @@ def tuple_of(words: tuple[str, ...]) -> str:
     return "(" + "".join(f'"{word}", ' for word in words).strip() + ")"
 
 
-MEASURED_HEAD = '''"""Where CUDA kernels are faster than Triton's; written by benchmarks/report.py."""
+MEASURED_HEAD = '''"""Where CUDA kernels are faster than Triton's, by benchmarks/report.py."""
 
 # op: the dtypes of its first tensor, by benchmarks/results/gpu.json
 CUDA_IS_FASTER: dict[str, tuple[str, ...]] = '''
