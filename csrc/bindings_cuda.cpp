@@ -24,6 +24,7 @@ void bind_cuda(py::module_& cuda) {
   const py::call_guard<py::gil_scoped_release> no_gil;
 
   cuda.attr("on_cpu") = on_cpu();
+  cuda.attr("compiler") = compiler();
   cuda.def("device_count", &device_count, no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
   cuda.def("snake", bind(snake), no_gil);

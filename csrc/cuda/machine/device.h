@@ -16,6 +16,8 @@ struct Launch {
 
 // How many GPUs there are; 0 without a driver, too.
 int64_t device_count();
+// What compiled the kernels, "13.0.88"; nothing if they are for CPUs.
+const char* compiler();
 // Whether the kernels are the ones for CPUs, of csrc/cuda_on_cpu.
 bool on_cpu();
 
