@@ -4,7 +4,6 @@ python tests/test_cuda_build.py        writes the table, cuda_kernels.tsv
 """
 
 import functools
-import json
 import re
 import shutil
 import subprocess
