@@ -37,7 +37,8 @@ sanitize: $(VENV)/.installed-test
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py \
-	    tests/test_op_behaviour_draws.py tests/test_engine_cpu.py \
+	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py \
+	    tests/test_engine_cpu.py tests/test_engine_cuda.py::test_whole_layers_as_their_parts \
 	  -k "(cpu or cuda or instruction_set or threads) and not ctrl_c"
 
 # Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton

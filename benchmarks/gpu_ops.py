@@ -28,6 +28,7 @@ ROWS = {
     "norm_linear": (0,),
     "linear_norm": (0, 5),
     "feed_forward": (0,),
+    "transformer_block": (0,),
     "keep_confident": (0, 1),
     "snake": (0,),
     "philox": (0,),

@@ -7,6 +7,7 @@ Found = dict[str, Any]
 
 PARTS = ("forward", "forward + backward")
 OURS = ("cuda", "triton")  # backends
+PARTS_OF_OP = "a kernel for each part"  # the rival of one that is all of them
 
 NOTHING = "Nothing has been measured on a GPU: what LOG.md says of one are floors, computed."
 
@@ -91,11 +92,13 @@ def kernels(found: Found) -> list[str]:
 
 
 def cuda_is_faster(found: Found) -> dict[str, tuple[str, ...]]:
-    """op: dtypes at which the CUDA kernel takes less time than the Triton one, over all shapes."""
+    """op: dtypes at which the CUDA kernel takes less time than what runs without it: the Triton
+    one, or ops that do the same in parts. Over all shapes."""
     logs: dict[tuple[str, str], list[float]] = {}
     for case in found.get("ops", {}).values():
         for rows in (case.get(part, {}) for part in PARTS):
-            ms = [rows.get(name, {}).get("p50_ms") for name in OURS]
+            other = next((name for name in ("triton", PARTS_OF_OP) if name in rows), "")
+            ms = [rows.get(name, {}).get("p50_ms") for name in ("cuda", other)]
             if all(ms):
                 key = case["op"], case["dtype"].removeprefix("torch.")
                 logs.setdefault(key, []).append(math.log(ms[0] / ms[1]))

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from gpu_report import PARTS_OF_OP
 from rivals import RIVALS, Rival, like_baseline, torch_istft, torch_stft
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
+from tsgen.fused import in_parts
 from tsgen.measure import Run, backward
+from tsgen.ops import LayerWeights
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 SDPA = {
@@ -114,9 +117,16 @@ def keep_rivals(confidence: Tensor, n_masked: Tensor, _: str) -> dict[str, Rival
     return {"topk + scatter": Rival(scattered, wrong)}
 
 
+def block_rivals(x: Tensor, *args: Any) -> dict[str, Rival]:
+    weights, eps = LayerWeights(*args[:-2]), args[-2]
+    wrong = like_baseline("transformer_block", x, *weights, eps)
+    return {PARTS_OF_OP: Rival(lambda: in_parts(x, weights), wrong)}
+
+
 MORE: dict[str, Callable[..., dict[str, Rival]]] = {
     "nearest_code": nearest_rivals,
     "attention": attention_rivals,
     "sample_code": sample_rivals,
     "keep_confident": keep_rivals,
+    "transformer_block": block_rivals,
 }

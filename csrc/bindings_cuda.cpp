@@ -26,8 +26,11 @@ void bind_cuda(py::module_& cuda) {
   cuda.attr("on_cpu") = on_cpu();
   cuda.attr("compiler") = compiler();
   cuda.def("device_count", &device_count, no_gil);
+  cuda.def("most_shared", &most_shared, no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);
   cuda.def("snake_backward_scratch", &snake_backward_scratch);
+  cuda.def("transformer_block", bind(transformer_block), no_gil);
+  cuda.def("transformer_block_shared", &transformer_block_shared);
 }

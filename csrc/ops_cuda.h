@@ -22,4 +22,17 @@ void snake_backward(const Launch& on, const void* grad_out, const void* x, const
                     const float* gain, const float* shift, void* grad_x, float* grad_a,
                     float* grad_gain, float* grad_shift, int64_t B, int64_t C, int64_t S);
 
+// A whole layer, see transformer_block.py, in 16 bits    x, out (S, T, D), qkv (3 H Dh, D), null_kv
+// (2, H, Dh), q_scale and k_scale (Dh), out_weight (D, H Dh), up (F, D), down (D, down_stride) of
+// which F count, 8 readable at a time; gains and shifts (D), of the middle (F). T < 144, D and Dh
+// multiples of 16, as many bytes of a block's shared memory as transformer_block_shared says.
+void transformer_block(const Launch& on, const void* x, const float* gain_in, const float* shift_in,
+                       const void* qkv, const float* null_kv, const float* q_scale,
+                       const float* k_scale, const void* out_weight, const float* gain_out,
+                       const float* shift_out, const float* gain_ff, const float* shift_ff,
+                       const void* up, const float* gain_mid, const float* shift_mid,
+                       const void* down, void* out, int64_t S, int64_t T, int64_t D, int64_t H,
+                       int64_t Dh, int64_t F, int64_t down_stride, double eps);
+int64_t transformer_block_shared(int64_t T, int64_t D, int64_t H, int64_t Dh, int64_t F);
+
 }  // namespace tsgen::cuda

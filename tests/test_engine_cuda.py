@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 from engines import SHAPES, law, same_series
+from test_ops import device_for
 from test_sampler import CASES, N_SERIES, case, partly_known, request
 from tiny_models import tiny_config, tiny_model, tiny_network
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tsgen import dispatch, sampler
+from tsgen import dispatch, ops, sampler
 from tsgen.config import SamplingConfig
 from tsgen.engine_cuda import CudaEngine, bucket, inputs
 from tsgen.engine_torch import TorchEngine
 from tsgen.errors import ArgumentError, RunError
 from tsgen.network import Network
+from tsgen.ops import transformer_block
 from tsgen.replay import Replay, Replays
 from tsgen.request import Request
 
@@ -244,6 +246,26 @@ def test_half_precision_follows_about_the_same_law():
             for ids in (exact, drawn(engine, asked, how))
         ]
         assert (counts[0] - counts[1]).abs().sum() < 0.1 * counts[0].sum()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_whole_layers_as_their_parts(dtype, monkeypatch):
+    """The CUDA kernel of a whole layer, as if it had been measured to be faster."""
+    device_for("transformer_block", "cuda", getattr(torch, dtype))
+    prior = {"hidden_dim": 16, "head_dim": 16, "n_layers": 3}
+    network = tiny_network(length=32, n_codes=(12, 20), prior=prior).to(DEVICE)
+    asked = request([i % 4 for i in range(100)])
+    how = SamplingConfig((5, 5), dtype=dtype, choice_temperature=(4.0, 1.0))
+    ids = drawn(CudaEngine(network), asked, how)
+    monkeypatch.setitem(dispatch.CUDA_IS_FASTER, "transformer_block", (dtype,))
+    calls = []
+    counted = lambda *args: calls.append(1) or transformer_block(*args)  # noqa: E731
+    monkeypatch.setattr(ops, "transformer_block", counted)
+    whole = drawn(CudaEngine(network), asked, how)
+    assert len(calls) >= 2 * 5  # two layers a step, and the last of their parts
+    assert same_series(ids, whole) > 40  # rounding moves some choices over an edge
+    counts = [torch.bincount(t[1].flatten(), minlength=20).double() for t in (ids, whole)]
+    assert (counts[0] - counts[1]).abs().sum() < 0.1 * counts[0].sum()
 
 
 @pytest.mark.parametrize("name", ["priors.0.head_in.bias", "priors.1.places.weight"])

@@ -159,6 +159,57 @@ if importlib.util.find_spec("triton"):
         tl.store(out + i, gelu(tl.load(x + i, mask=i < N, other=0.0)), mask=i < N)
 
 
+BLOCK = (7, 33, 32, 2, 16, 21)  # 7 sequences: two in a thread block, but for the last
+BLOCK_KERNELS = [b for b in dispatch.TABLE["transformer_block"] if b != "torch"]
+
+
+@pytest.mark.parametrize("backend", BLOCK_KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, F16])
+class TestWholeLayers:
+    def run(self, backend: str, dtype: torch.dtype, change: Any = None) -> Tensor:
+        device = device_for("transformer_block", backend, dtype)
+        args = list(OPS["transformer_block"].make_inputs(BLOCK, device, dtype))
+        if change is not None:
+            args[0] = change(args[0].clone())
+        return dispatch.load("transformer_block", backend)(*args).cpu()  # type: ignore[no-any-return]
+
+    def test_bits_of_a_sequence_do_not_depend_on_others(self, backend, dtype):
+        whole = self.run(backend, dtype)
+        for some in (slice(0, 1), slice(3, 4), slice(6, 7), slice(1, 6)):
+            assert torch.equal(self.run(backend, dtype, lambda x, s=some: x[s]), whole[some])
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_what_is_not_finite_stays_in_its_sequence(self, backend, dtype, bad):
+        def spoilt(x: Tensor) -> Tensor:
+            x[[1, 5], 7, 3] = bad
+            return x
+
+        clean, out = self.run(backend, dtype), self.run(backend, dtype, spoilt)
+        others = [0, 2, 3, 4, 6]
+        assert torch.equal(out[others], clean[others])
+        assert out[[1, 5]].isnan().any(-1).all()
+
+    def test_says_which_sizes_it_cannot_take(self, backend, dtype):
+        module, run = OPS["transformer_block"], dispatch.load
+        for shape, message in (
+            ((1, 3, 24, 1, 16, 5), "a width of 24 and heads of 16"),
+            ((1, 3, 32, 1, 8, 5), "a width of 32 and heads of 8"),
+            ((1, 144, 16, 1, 16, 5), "144 tokens of width 16"),
+            ((1, 65, 512, 1, 16, 5), "65 tokens of width 512"),
+        ):
+            device = device_for("transformer_block", backend, dtype)
+            inputs = module.make_inputs(shape, device, dtype)
+            with pytest.raises(ValueError, match=message):
+                run("transformer_block", backend)(*inputs)
+
+
+def layer(**changed: Tensor) -> ops.LayerWeights:
+    """Weights of width 4, one head of 2, 3 features."""
+    sizes = [(4,), (4,), (6, 4), (2, 1, 2), (2,), (2,), (4, 2), (4,), (4,), (4,), (4,), (3, 4)]
+    tensors = [of(*size) for size in [*sizes, (3,), (3,), (4, 3)]]
+    return ops.LayerWeights(*tensors)._replace(**changed)
+
+
 def of(*sizes: int, dtype: torch.dtype = F32) -> Tensor:
     return torch.ones(sizes, dtype=dtype)
 
@@ -206,6 +257,24 @@ WRONG: list[tuple[Callable[[], Tensor], str]] = [
             of(2, 1025), of(1025), of(1025), of(5, 1025), of(5), of(5), of(1025, 5)
         ),
         "up: wanted at least one row, of 1 to 1024 numbers",
+    ),
+    (lambda: ops.transformer_block(of(2, 4), layer()), r"x: wanted \(S, T, D\), T and D at least"),
+    (lambda: ops.transformer_block(of(1, 0, 4), layer()), r"x: wanted \(S, T, D\), T and D at lea"),
+    (
+        lambda: ops.transformer_block(of(1, 2, 4), layer(null_kv_2HC=of(1, 1, 2))),
+        r"null_kv: wanted \(2, H, Dh\), got \(1, 1, 2\)",
+    ),
+    (
+        lambda: ops.transformer_block(of(1, 2, 4), layer(qkv_ED=of(4, 4))),
+        r"qkv: wanted \(6, 4\) torch.float32, got \(4, 4\)",
+    ),
+    (
+        lambda: ops.transformer_block(of(1, 2, 4), layer(down_DF=of(4, 3, dtype=F16))),
+        r"down: wanted \(4, 3\) torch.float32, got \(4, 3\) torch.float16",
+    ),
+    (
+        lambda: ops.transformer_block(of(1, 2, 4), layer(q_scale_C=of(3))),
+        r"q_scale: wanted \(2,\) of floats",
     ),
 ]
 

@@ -32,6 +32,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "norm_linear": {"torch": FLOATS, "triton": HALVES},
     "linear_norm": {"torch": FLOATS, "triton": HALVES},
     "feed_forward": {"torch": FLOATS, "triton": HALVES},
+    "transformer_block": {"torch": FLOATS, "cuda": (BF16, F16)},
     "sample_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "keep_confident": {
         "torch": (F64, F32),
@@ -134,11 +135,21 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str:
     if backend is None:
         able = [b for b in PREFERENCE.get(device, ()) if not obstacle(op, b, device, dtype)]
-        faster = str(dtype).removeprefix("torch.") in CUDA_IS_FASTER.get(op, ())
-        backend = "cuda" if faster and "cuda" in able else next(iter(able), "torch")
+        faster = "cuda" in able and measured_faster(op, dtype)
+        backend = "cuda" if faster else next(iter(able), "torch")
     if why := obstacle(op, backend, device, dtype):
         raise bad_value("backend", f"one that can run {op}", f"{backend!r}, which {why}")
     return backend
+
+
+def measured_faster(op: str, dtype: torch.dtype) -> bool:
+    """Whether the CUDA kernel won over Triton's, or over the ops that it is made of."""
+    return str(dtype).removeprefix("torch.") in CUDA_IS_FASTER.get(op, ())
+
+
+def cuda_is_faster(op: str, device: str, dtype: torch.dtype) -> bool:
+    """Whether the CUDA kernel runs here and is the faster way."""
+    return measured_faster(op, dtype) and obstacle(op, "cuda", device, dtype) is None
 
 
 def obstacle(op: str, backend: str, device: str, dtype: torch.dtype) -> str | None:

@@ -3,6 +3,8 @@
     embed_tokens -> (norm_linear -> attention -> linear_norm -> feed_forward) x layers
                  -> linear_norm -> sample_code
 
+A layer may also be one op, transformer_block.
+
 The same numbers as `tsgen.prior`, in few launches. Every op sums a row in an order of its own, so
 that no result depends on what is computed beside it; PyTorch's products and convolutions do not.
 Weights are folded in float64 and rounded once; gains, shifts and biases stay wide.
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsgen import ops
+from tsgen import dispatch, native, ops
 from tsgen.layers import Block, folded
 from tsgen.ops.stft import compute_dtype
 from tsgen.prior import Context, Prior, around, stretched
@@ -38,44 +40,64 @@ class Kind(NamedTuple):
 
 
 class FusedBlock:
-    """One transformer layer."""
+    """One transformer layer: a kernel for each of its parts, or one for all of it."""
 
-    def __init__(self, block: Block, kind: Kind) -> None:
+    def __init__(self, block: Block, kind: Kind, n_tokens: int) -> None:
         attention, feed_forward = block.attention, block.feed_forward
-        self.n_heads = attention.n_heads
-        self.norm_in = norm(attention.norm_in, kind)
-        self.qkv = kind.matrix(attention.qkv.weight)
-        scales = attention.null_kv, attention.q_scale, attention.k_scale
-        self.scales = [kind.vector(t) for t in scales]
-        self.out = kind.matrix(attention.out.weight)
-        self.norm_out = norm(attention.norm_out, kind)
-        self.feed_forward = (
+        self.weights = ops.LayerWeights(
+            *norm(attention.norm_in, kind),
+            kind.matrix(attention.qkv.weight),
+            kind.vector(attention.null_kv),
+            kind.vector(attention.q_scale),
+            kind.vector(attention.k_scale),
+            kind.matrix(attention.out.weight),
+            *norm(attention.norm_out, kind),
             *norm(feed_forward.norm_in, kind),
             padded(kind.matrix(feed_forward.up.weight)),
             *norm(feed_forward.norm_mid, kind),
             padded(kind.matrix(feed_forward.down.weight)),
         )
+        self.whole = one_kernel_wins(self.weights, 1 + n_tokens)
 
     def __call__(self, x_STD: Tensor, rows_R: Tensor | None = None) -> Tensor:
         """All tokens (S, T, D); or rows R of them, as many in every sequence: (S, R / S, D)."""
-        (S, _, D), x_RD = x_STD.shape, x_STD.flatten(0, 1)
-        if rows_R is None:
-            q, k, v = self.heads(ops.norm_linear(x_RD, self.qkv, *self.norm_in), S)
-        else:
-            inner = len(self.qkv) // 3
-            (q,) = self.heads(
-                ops.norm_linear(x_RD, self.qkv[:inner], *self.norm_in, rows_M=rows_R), S
-            )
-            k, v = self.heads(ops.norm_linear(x_RD, self.qkv[inner:], *self.norm_in), S)
-        mixed = ops.attention(q, k, v, *self.scales).transpose(1, 2).flatten(2).flatten(0, 1)
-        x_RD = ops.linear_norm(mixed, self.out, *self.norm_out, residual_SD=x_RD, rows_R=rows_R)
-        return ops.feed_forward(x_RD, *self.feed_forward).view(S, -1, D)
+        if self.whole and rows_R is None:
+            return ops.transformer_block(x_STD, self.weights)
+        return in_parts(x_STD, self.weights, rows_R)
 
-    def heads(self, x_RE: Tensor, S: int) -> tuple[Tensor, ...]:
+
+def one_kernel_wins(w: ops.LayerWeights, T: int) -> bool:
+    """Whether the kernel for a whole layer takes these sizes, and was measured to be faster."""
+    like, (_, H, Dh) = w.qkv_ED, w.null_kv_2HC.shape
+    if not dispatch.cuda_is_faster("transformer_block", like.device.type, like.dtype):
+        return False
+    sizes = T, like.shape[1], H, Dh, len(w.up_FD)
+    return native.transformer_block_obstacle(like.device, *sizes) is None
+
+
+def in_parts(x_STD: Tensor, w: ops.LayerWeights, rows_R: Tensor | None = None) -> Tensor:
+    """The same by four ops, or five where only some rows are asked for."""
+    (S, _, D), x_RD, (_, H, Dh) = x_STD.shape, x_STD.flatten(0, 1), w.null_kv_2HC.shape
+    norm_in = w.gain_in_D, w.shift_in_D
+
+    def heads(x_RE: Tensor) -> tuple[Tensor, ...]:
         """Views (S, H, N, Dh) of each part of rows (S N, parts H Dh)."""
-        Dh = self.out.shape[1] // self.n_heads
-        parts = x_RE.view(S, -1, x_RE.shape[1] // (self.n_heads * Dh), self.n_heads, Dh)
+        parts = x_RE.view(S, -1, x_RE.shape[1] // (H * Dh), H, Dh)
         return tuple(part.transpose(1, 2) for part in parts.unbind(2))
+
+    if rows_R is None:
+        q, k, v = heads(ops.norm_linear(x_RD, w.qkv_ED, *norm_in))
+    else:
+        (q,) = heads(ops.norm_linear(x_RD, w.qkv_ED[: H * Dh], *norm_in, rows_M=rows_R))
+        k, v = heads(ops.norm_linear(x_RD, w.qkv_ED[H * Dh :], *norm_in))
+    mixed = ops.attention(q, k, v, w.null_kv_2HC, w.q_scale_C, w.k_scale_C)
+    mixed_RI, norm_out = (
+        mixed.transpose(1, 2).flatten(2).flatten(0, 1),
+        (w.gain_out_D, w.shift_out_D),
+    )
+    x_RD = ops.linear_norm(mixed_RI, w.out_DI, *norm_out, residual_SD=x_RD, rows_R=rows_R)
+    norms = w.gain_ff_D, w.shift_ff_D, w.up_FD, w.gain_mid_F, w.shift_mid_F
+    return ops.feed_forward(x_RD, *norms, w.down_DF).view(S, -1, D)
 
 
 class FusedContext:
@@ -136,7 +158,7 @@ class FusedPrior:
             places_ND,
             kind.vector(tables.classes_CD),
         )
-        self.blocks = [FusedBlock(cast(Block, block), kind) for block in prior.blocks]
+        self.blocks = [FusedBlock(cast(Block, b), kind, self.n_tokens) for b in prior.blocks]
         self.head_in = kind.matrix(prior.head_in.weight)
         self.head_norm = norm(prior.head_norm, kind)
         self.head_in_bias = kind.vector(cast(Tensor, prior.head_in.bias))

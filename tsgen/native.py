@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tsgen.errors import RunError, bad_value
@@ -20,6 +21,7 @@ from tsgen.ops.attention import dense_rows
 from tsgen.ops.dropout import n_dropped
 from tsgen.ops.separable_conv import KINDS, out_width
 from tsgen.ops.stft import n_frames
+from tsgen.ops.transformer_block import LayerWeights
 
 # tensors (None where there is none), then sizes
 Kernel = Callable[[Sequence[Tensor | None], Sequence[int | float]], None]
@@ -294,6 +296,35 @@ def snake_backward(
 def rows_of_channels(x: Tensor) -> tuple[int, int, int]:
     """(B, C, ...) as B x C rows of S numbers."""
     return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+def transformer_block(run: Kernel, x_STD: Tensor, *args: Any) -> Tensor:
+    w, eps = LayerWeights(*args[:-1]), args[-1]
+    (S, T, D), (_, H, Dh), n_features = x_STD.shape, w.null_kv_2HC.shape, len(w.up_FD)
+    if why := transformer_block_obstacle(x_STD.device, T, D, H, Dh, n_features):
+        raise bad_value("x, weights", "what the CUDA kernel takes", why)
+    out, down = torch.empty_like(x_STD, memory_format=torch.contiguous_format), w.down_DF
+    if down.stride(1) != 1 or down.stride(0) % 8 or down.data_ptr() % 16:  # its loads are of 8
+        down = F.pad(down, (0, -n_features % 8))
+    matrices = {"qkv_ED": w.qkv_ED, "out_DI": w.out_DI, "up_FD": w.up_FD}
+    w = w._replace(**{name: t.contiguous() for name, t in matrices.items()}, down_DF=down)
+    given = [t if t.dim() == 2 else float32(t)[0] for t in w]
+    sizes = S, T, D, H, Dh, n_features, down.stride(0), eps
+    run([x_STD.contiguous(), *given, out], sizes)
+    return out
+
+
+def transformer_block_obstacle(
+    device: torch.device, T: int, D: int, H: int, Dh: int, n_features: int
+) -> str | None:
+    """Why the CUDA kernel cannot take such a layer, or None if it can."""
+    if D % 16 or Dh % 16:
+        return f"a width of {D} and heads of {Dh}, which are not multiples of 16"
+    part = kernels("cuda")
+    n_bytes = part.transformer_block_shared(T, D, H, Dh, n_features)
+    if n_bytes > part.most_shared(device.index or 0):
+        return f"{T} tokens of width {D}, which do not fit the shared memory of a block"
+    return None
 
 
 def dropout(run: Kernel, x: Tensor, p: float, seed: Tensor, residual: Tensor | None) -> Tensor:

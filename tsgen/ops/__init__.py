@@ -18,9 +18,11 @@ from tsgen.ops.separable_conv import Convolved, separable_conv
 from tsgen.ops.snake import snake
 from tsgen.ops.stft import stft
 from tsgen.ops.sum_taps import Summed, sum_taps
+from tsgen.ops.transformer_block import LayerWeights, transformer_block
 
 __all__ = [
     "Convolved",
+    "LayerWeights",
     "Nearest",
     "Remasked",
     "Summed",
@@ -42,5 +44,6 @@ __all__ = [
     "snake",
     "stft",
     "sum_taps",
+    "transformer_block",
     "uniforms",
 ]

@@ -5,6 +5,7 @@ namespace tsgen::cuda {
 
 #ifdef TSGEN_CUDA_ON_CPU
 int64_t device_count() { return 0; }
+int64_t most_shared(int64_t) { return 227 * 1024; }  // as Hopper
 const char* compiler() { return ""; }
 bool on_cpu() { return true; }
 #else
@@ -16,6 +17,11 @@ const char* compiler() {
 int64_t device_count() {
   int n = 0;
   return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+}
+int64_t most_shared(int64_t device) {
+  int n = 0;
+  check(cudaDeviceGetAttribute(&n, cudaDevAttrMaxSharedMemoryPerBlockOptin, (int)device));
+  return n;
 }
 bool on_cpu() { return false; }
 #endif

@@ -28,4 +28,18 @@ __device__ __forceinline__ HalfTurn half_turn(float x) {
   return {r + r * u * s, 1.0f - 0.5f * u + u * u * c};
 }
 
+// x Φ(x) to 5e-8 and half an ulp; NaN for infinity. See kernels/_rows.py, which has the same.
+__device__ __forceinline__ float gelu(float x) {
+  const float a = fabsf(x);
+  float p = -2.29330794e-6f * a + 3.30670664e-5f;
+  p = p * a - 1.57099712e-4f;
+  p = p * a - 2.04862779e-4f;
+  p = p * a + 7.14904629e-3f;
+  p = p * a - 5.25534302e-2f;
+  p = p * a - 4.59189683e-1f;
+  p = p * a - 1.15110755f;
+  p = p * a - 0.99999994f;
+  return fmaxf(x, 0.0f) - a * exp2f(p);
+}
+
 }  // namespace tsgen::cuda
