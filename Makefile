@@ -38,7 +38,7 @@ sanitize: $(VENV)/.installed-test
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py \
 	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py \
-	    tests/test_engine_cpu.py tests/test_engine_cuda.py::test_whole_layers_as_their_parts \
+	    tests/test_engine_cpu.py tests/test_engine_cuda.py::TestLargerKernels \
 	  -k "(cpu or cuda or instruction_set or threads) and not ctrl_c"
 
 # Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton

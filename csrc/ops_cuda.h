@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cuda/decode.h"
 #include "cuda/machine/device.h"
 
 namespace tsgen::cuda {
@@ -34,5 +35,11 @@ void transformer_block(const Launch& on, const void* x, const float* gain_in, co
                        const void* down, void* out, int64_t S, int64_t T, int64_t D, int64_t H,
                        int64_t Dh, int64_t F, int64_t down_stride, double eps);
 int64_t transformer_block_shared(int64_t T, int64_t D, int64_t H, int64_t Dh, int64_t F);
+
+// A band's decoding loop in one kernel, in 16 bits, of sizes whose decode_shared, in bytes of a
+// block's shared memory, the device has.
+void decode(const Launch& on, const DecodeTables& tables, const DecodeSizes& sizes,
+            const DecodeRequest& request, const DecodePlan& plan);
+int64_t decode_shared(const DecodeSizes& sizes);
 
 }  // namespace tsgen::cuda

@@ -14,13 +14,12 @@ from test_sampler import CASES, N_SERIES, case, partly_known, request
 from tiny_models import tiny_config, tiny_model, tiny_network
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tsgen import dispatch, ops, sampler
+from tsgen import dispatch, sampler
 from tsgen.config import SamplingConfig
 from tsgen.engine_cuda import CudaEngine, bucket, inputs
 from tsgen.engine_torch import TorchEngine
 from tsgen.errors import ArgumentError, RunError
 from tsgen.network import Network
-from tsgen.ops import transformer_block
 from tsgen.replay import Replay, Replays
 from tsgen.request import Request
 
@@ -248,24 +247,78 @@ def test_half_precision_follows_about_the_same_law():
         assert (counts[0] - counts[1]).abs().sum() < 0.1 * counts[0].sum()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_whole_layers_as_their_parts(dtype, monkeypatch):
-    """The CUDA kernel of a whole layer, as if it had been measured to be faster."""
-    device_for("transformer_block", "cuda", getattr(torch, dtype))
-    prior = {"hidden_dim": 16, "head_dim": 16, "n_layers": 3}
-    network = tiny_network(length=32, n_codes=(12, 20), prior=prior).to(DEVICE)
-    asked = request([i % 4 for i in range(100)])
-    how = SamplingConfig((5, 5), dtype=dtype, choice_temperature=(4.0, 1.0))
-    ids = drawn(CudaEngine(network), asked, how)
-    monkeypatch.setitem(dispatch.CUDA_IS_FASTER, "transformer_block", (dtype,))
-    calls = []
-    counted = lambda *args: calls.append(1) or transformer_block(*args)  # noqa: E731
-    monkeypatch.setattr(ops, "transformer_block", counted)
-    whole = drawn(CudaEngine(network), asked, how)
-    assert len(calls) >= 2 * 5  # two layers a step, and the last of their parts
-    assert same_series(ids, whole) > 40  # rounding moves some choices over an edge
-    counts = [torch.bincount(t[1].flatten(), minlength=20).double() for t in (ids, whole)]
-    assert (counts[0] - counts[1]).abs().sum() < 0.1 * counts[0].sum()
+class TestLargerKernels:
+    """CUDA kernels of whole layers and whole bands, held to a kernel for each part."""
+
+    N = 40
+
+    @pytest.fixture
+    def network(self):
+        prior = {"hidden_dim": 16, "head_dim": 16}
+        return tiny_network(length=32, n_codes=(12, 20), prior=prior).to(DEVICE)
+
+    def drawn(self, network, kernels, rows=slice(None), dtype="bfloat16", **settings):
+        device_for("transformer_block", "cuda", torch.bfloat16)
+        asked = request([i % 4 for i in range(self.N)]).at(np.arange(self.N)[rows])
+        how = {"steps": (4, 3), "choice_temperature": (4.0, 1.0)} | settings
+        engine = CudaEngine(network, kernels)
+        return drawn(engine, asked, SamplingConfig(dtype=dtype, **how))
+
+    @pytest.mark.parametrize(
+        ("kernels", "settings"),
+        [
+            ("layers", {}),
+            ("layers", {"dtype": "float16"}),
+            ("bands", {}),
+            ("bands", {"dtype": "float16", "guidance": 1.5}),
+            ("bands", {"temperature": 0.7, "schedule": "linear"}),
+        ],
+        ids=str,
+    )
+    def test_same_law(self, network, kernels, settings):
+        ids, others = (self.drawn(network, k, **settings) for k in ("parts", kernels))
+        # rounding moves some choices over an edge, and what is drawn after them follows
+        same = torch.cat([a == b for a, b in zip(ids, others, strict=True)], 1).double().mean()
+        assert same > 0.8
+
+    def test_a_sample_alone_is_the_same(self, network):
+        whole = self.drawn(network, "bands")[0]  # the low band, which has no context
+        for rows in (slice(0, 1), slice(39, 40), slice(13, 30)):
+            assert torch.equal(self.drawn(network, "bands", rows)[0], whole[rows])
+
+    def test_damaged_weights_are_an_error(self, network):
+        with torch.no_grad():
+            network.priors[0].blocks[0].feed_forward.down.weight.fill_(torch.nan)
+        for kernels in ("layers", "bands"):
+            with pytest.raises(RunError, match="model: wanted finite"):
+                self.drawn(network, kernels, slice(0, 2))
+
+    def test_auto_takes_them_where_they_were_faster(self, network, monkeypatch):
+        def tokens(kernels: str, **settings: int) -> torch.Tensor:
+            return torch.cat(self.drawn(network, kernels, slice(0, 16), **settings), 1)
+
+        found = {kernels: tokens(kernels) for kernels in ("parts", "layers", "bands")}
+        assert torch.equal(tokens("auto"), found["parts"])
+        for name, kernels in (("transformer_block", "layers"), ("decode", "bands")):
+            monkeypatch.setitem(dispatch.CUDA_IS_FASTER, name, ("bfloat16",))
+            assert torch.equal(tokens("auto"), found[kernels])
+        assert not torch.equal(found["bands"], found["layers"])
+        # what a kernel cannot do goes by smaller ones
+        assert torch.equal(tokens("auto", top_k=3), tokens("layers", top_k=3))
+
+    def test_asked_for_by_name_they_run_or_say_why_not(self, network):
+        with pytest.raises(ArgumentError, match="'bands', which knows no top_k"):
+            self.drawn(network, "bands", top_k=3)
+        with pytest.raises(ArgumentError, match="'bands', which takes 16 layers and 64 steps"):
+            self.drawn(network, "bands", steps=(65, 5))
+        narrow = tiny_network(length=32, n_codes=(12, 20)).to(DEVICE)
+        for kernels in ("layers", "bands"):
+            with pytest.raises(ArgumentError, match="a width of 8 and heads of 4"):
+                self.drawn(narrow, kernels)
+        with pytest.raises(ArgumentError, match=r"takes torch\.bfloat16 or torch\.float16"):
+            self.drawn(network, "layers", dtype="float32")
+        with pytest.raises(ArgumentError, match="kernels: wanted one of 'auto', 'parts'"):
+            self.drawn(network, "all")
 
 
 @pytest.mark.parametrize("name", ["priors.0.head_in.bias", "priors.1.places.weight"])

@@ -147,11 +147,6 @@ def measured_faster(op: str, dtype: torch.dtype) -> bool:
     return str(dtype).removeprefix("torch.") in CUDA_IS_FASTER.get(op, ())
 
 
-def cuda_is_faster(op: str, device: str, dtype: torch.dtype) -> bool:
-    """Whether the CUDA kernel runs here and is the faster way."""
-    return measured_faster(op, dtype) and obstacle(op, "cuda", device, dtype) is None
-
-
 def obstacle(op: str, backend: str, device: str, dtype: torch.dtype) -> str | None:
     """Why this cell of the table cannot run here, or None if it can."""
     if backend not in TABLE[op]:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgen import dispatch, ops
-from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig
+from tsgen import dispatch, ops, persistent
+from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig, one_of
 from tsgen.errors import RunError
 from tsgen.fused import FusedPrior, Kind
 from tsgen.layers import fold_norms
@@ -35,6 +35,8 @@ OPS = [  # that have to be kernels, for the same result whatever is drawn togeth
     *("sample_code", "remask_tokens", "sum_taps", "separable_conv", "snake", "istft"),
 ]
 
+KERNELS = ("auto", "parts", "layers", "bands")
+
 Run = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -43,9 +45,14 @@ class CudaEngine:
 
     needs_blocks = False  # a row's sums never depend on other rows
 
-    def __init__(self, network: Network) -> None:
-        """Copy the weights: graphs read them where they are, and the network's may move."""
-        self.config = network.config
+    def __init__(self, network: Network, kernels: str = "auto") -> None:
+        """Copy the weights: graphs read them where they are, and the network's may move.
+
+        kernels:  for each part of a layer ("parts"), whole layers or whole bands, the latter two in
+                  16 bits; "auto" takes what was measured to be fastest
+        """
+        one_of("kernels", kernels, KERNELS)
+        self.config, self.kernels = network.config, kernels
         # tensors made in inference mode could not be read by a graph's capture outside of it
         with torch.inference_mode(False), torch.no_grad():
             self.tokenizer = copy.deepcopy(network.tokenizer)
@@ -198,7 +205,8 @@ class CudaEngine:
 
     def fused(self, dtype: str | None) -> list[FusedPrior]:
         """The priors with their weights in a dtype, folded once."""
-        kind = Kind(getattr(torch, dtype) if dtype else self.like.dtype, self.like.device)
+        own = getattr(torch, dtype) if dtype else self.like.dtype
+        kind = Kind(own, self.like.device, self.kernels)
         if kind.dtype not in self.priors:
             with torch.inference_mode(False), torch.no_grad():
                 self.priors[kind.dtype] = [FusedPrior(prior, kind) for prior in self.exact]
@@ -234,6 +242,10 @@ class FusedLoop:
         known:  ids (B, N), those given stay; and how many are masked after each step (B, S)
         """
         prior, (schedule, steps) = self.prior, (self.settings.schedule, self.settings.steps)
+        if prior.by_one_kernel(self.settings, self.band, known=known is not None):
+            how = self.band, self.settings, self.where, self.class_B, self.context_BND
+            ids_BN, wrong_B = persistent.decode(prior, *how)
+            return ids_BN, invalid_B | wrong_B
         B, N, K = len(self.class_B), prior.n_tokens, prior.n_codes
         places_BM = torch.arange(N, device=invalid_B.device).expand(B, N)
         # with nothing known all rows have one count, and only what is masked is computed; else

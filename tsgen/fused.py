@@ -3,7 +3,7 @@
     embed_tokens -> (norm_linear -> attention -> linear_norm -> feed_forward) x layers
                  -> linear_norm -> sample_code
 
-A layer may also be one op, transformer_block.
+A layer may also be one op, transformer_block, and a band's whole loop one kernel: persistent.py.
 
 The same numbers as `tsgen.prior`, in few launches. Every op sums a row in an order of its own, so
 that no result depends on what is computed beside it; PyTorch's products and convolutions do not.
@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsgen import dispatch, native, ops
+from tsgen import dispatch, native, ops, persistent
+from tsgen.config import SamplingConfig
+from tsgen.errors import bad_value
 from tsgen.layers import Block, folded
 from tsgen.ops.stft import compute_dtype
 from tsgen.prior import Context, Prior, around, stretched
@@ -24,10 +26,11 @@ from tsgen.schedule import masked_counts
 
 
 class Kind(NamedTuple):
-    """Where weights go, and what of."""
+    """Where weights go, what of, and which kernels compute with them: see CudaEngine."""
 
     dtype: torch.dtype
     device: torch.device
+    kernels: str = "auto"
 
     def matrix(self, t: Tensor) -> Tensor:
         """A factor of a product."""
@@ -57,22 +60,27 @@ class FusedBlock:
             *norm(feed_forward.norm_mid, kind),
             padded(kind.matrix(feed_forward.down.weight)),
         )
-        self.whole = one_kernel_wins(self.weights, 1 + n_tokens)
+        self.whole = self.as_one(kind, 1 + n_tokens)
+
+    def as_one(self, kind: Kind, T: int) -> bool:
+        """Whether one kernel computes the layer: where it was measured to win, or as asked."""
+        if kind.kernels not in ("auto", "layers"):
+            return False
+        why = dispatch.obstacle("transformer_block", "cuda", kind.device.type, kind.dtype)
+        if why is None:
+            (_, H, Dh), (F, D) = self.weights.null_kv_2HC.shape, self.weights.up_FD.shape
+            why = native.transformer_block_obstacle(kind.device, T, D, H, Dh, F)
+        if kind.kernels == "layers" and why:
+            raise bad_value("kernels", "those that can run this network", f"'layers': {why}")
+        return why is None and (
+            kind.kernels == "layers" or dispatch.measured_faster("transformer_block", kind.dtype)
+        )
 
     def __call__(self, x_STD: Tensor, rows_R: Tensor | None = None) -> Tensor:
         """All tokens (S, T, D); or rows R of them, as many in every sequence: (S, R / S, D)."""
         if self.whole and rows_R is None:
             return ops.transformer_block(x_STD, self.weights)
         return in_parts(x_STD, self.weights, rows_R)
-
-
-def one_kernel_wins(w: ops.LayerWeights, T: int) -> bool:
-    """Whether the kernel for a whole layer takes these sizes, and was measured to be faster."""
-    like, (_, H, Dh) = w.qkv_ED, w.null_kv_2HC.shape
-    if not dispatch.cuda_is_faster("transformer_block", like.device.type, like.dtype):
-        return False
-    sizes = T, like.shape[1], H, Dh, len(w.up_FD)
-    return native.transformer_block_obstacle(like.device, *sizes) is None
 
 
 def in_parts(x_STD: Tensor, w: ops.LayerWeights, rows_R: Tensor | None = None) -> Tensor:
@@ -148,6 +156,7 @@ class FusedPrior:
         tables, width = prior.fold(), prior.embed.free.shape[1]
         self.n_tokens, self.n_codes, self.n_classes = prior.n_tokens, prior.n_codes, prior.n_classes
         self.plans: dict[tuple[str, int], Tensor] = {}
+        self.kind = kind
         self.context, places_ND = None, kind.vector(tables.places_ND)
         if prior.context is not None:
             weight_DE = prior.project_in.weight[:, :-width]
@@ -174,6 +183,18 @@ class FusedPrior:
             counts = masked_counts(schedule, steps, self.n_tokens)
             self.plans[schedule, steps] = torch.tensor(counts, device=self.head_KD.device)
         return self.plans[schedule, steps]
+
+    def by_one_kernel(self, settings: SamplingConfig, band: int, *, known: bool) -> bool:
+        """Whether one kernel decodes the band: where it was measured to be faster, or as asked."""
+        asked = self.kind.kernels == "bands"
+        if not asked and not (
+            self.kind.kernels == "auto" and dispatch.measured_faster("decode", self.kind.dtype)
+        ):
+            return False
+        why = "takes no known tokens" if known else persistent.obstacle(self, settings, band)
+        if asked and why:
+            raise bad_value("kernels", "those that can draw so", f"'bands', which {why}")
+        return why is None
 
     def once_a_class(self, device: torch.device) -> Tensor:
         class_C = torch.arange(self.n_classes + 1, device=device)

@@ -314,6 +314,20 @@ def transformer_block(run: Kernel, x_STD: Tensor, *args: Any) -> Tensor:
     return out
 
 
+def decode(
+    like: Tensor,
+    layers: list[list[Tensor]],
+    tables: list[Tensor | None],
+    sizes: dict[str, float],
+    request: list[Tensor | None],
+    plan: tuple[list[int], list[float]],
+) -> None:
+    """One band's decoding loop, see persistent.py; not an op, as it has no baseline but engines."""
+    at = [addresses(layer) for layer in layers], addresses(tables), addresses(request)
+    n = len(request[0]) if request[0] is not None else 0
+    kernels("cuda").decode(*launch_of(like), *at, n, sizes, *plan)
+
+
 def transformer_block_obstacle(
     device: torch.device, T: int, D: int, H: int, Dh: int, n_features: int
 ) -> str | None:
@@ -381,15 +395,19 @@ def on_stream(
     like = next(t for t in tensors if t is not None)
     n_scratch = getattr(part, f"{op}_scratch", lambda *_: 0)(*sizes)
     scratch = new_float32(like, -(-n_scratch // 4)) if n_scratch else None
-    index, stream = 0, 0
-    if like.is_cuda:
-        index, stream = like.device.index, torch.cuda.current_stream(like.device).cuda_stream
-    dtype = DTYPES.index(like.dtype) if like.is_floating_point() else 0
     try:
-        getattr(part, op)(dtype, index, stream, *addresses([scratch, *tensors]), *sizes)
+        getattr(part, op)(*launch_of(like), *addresses([scratch, *tensors]), *sizes)
     except RuntimeError as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors if t is not None)
         raise RunError(f"{op} of {shapes}: {error}") from error
+
+
+def launch_of(like: Tensor) -> tuple[int, int, int]:
+    """The dtype, device and stream of a launch."""
+    dtype = DTYPES.index(like.dtype) if like.is_floating_point() else 0
+    if not like.is_cuda:
+        return dtype, 0, 0
+    return dtype, like.device.index, torch.cuda.current_stream(like.device).cuda_stream
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> list[int]:

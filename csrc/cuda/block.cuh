@@ -8,6 +8,7 @@
 // of the book, but the same ones of a and of b.
 #pragma once
 
+#include "cuda/decode.h"
 #include "cuda/machine/functions.cuh"
 #include "cuda/machine/matrix.cuh"
 #include "cuda/machine/reduce.cuh"
@@ -15,7 +16,8 @@
 namespace tsgen::cuda {
 
 constexpr int BLOCK_THREADS = 256, BLOCK_WARPS = BLOCK_THREADS / WARP;
-constexpr int K_STEP = 32;               // of a product, so rows of 16-bit numbers are padded to it
+constexpr int K_STEP = 32;  // of a product, so rows of 16-bit numbers are padded to it
+constexpr float LOG2_E = 1.44269504f;
 constexpr float SMALLEST_NORM = 1e-12f;  // as in tsgen/ops/attention.py
 
 __host__ __device__ constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -28,11 +30,6 @@ struct BlockWeights {
   const T *qkv, *out, *up, *down;  // rows of D, H Dh, D and `down_stride` numbers
 };
 
-struct BlockSizes {
-  int T, D, H, Dh, F, down_stride;
-  float eps;
-};
-
 // Where things are in shared memory, in bytes; several of them one after the other in one place.
 struct BlockRoom {
   int G, M, key_rows;                  // sequences and rows of a CTA; key_rows of a sequence
@@ -40,7 +37,7 @@ struct BlockRoom {
   int n_bytes;
 };
 
-constexpr int MOST_ROWS = 144;
+constexpr int MOST_ROWS = 144, KEY_TILES = MOST_ROWS / 8;  // of eight keys, of a sequence
 
 inline BlockRoom block_room(const BlockSizes& z) {
   BlockRoom room;
@@ -57,7 +54,8 @@ inline BlockRoom block_room(const BlockSizes& z) {
   room.sum = room.a;  // the output projection, before its norm
   if (room.mixed < room.sum + bytes(rows, 4 * z.D)) room.mixed = room.sum + bytes(rows, 4 * z.D);
   room.hidden = room.q;
-  const int end = room.mixed + bytes(rows, 2 * round_up(z.H * z.Dh, K_STEP));
+  const int widest = z.H * z.Dh > z.D ? z.H * z.Dh : z.D;  // also the head's input
+  const int end = room.mixed + bytes(rows, 2 * round_up(widest, K_STEP));
   const int hidden_end = room.hidden + bytes(rows, 2 * round_up(z.F, K_STEP));
   room.n_bytes = end > hidden_end ? end : hidden_end;
   return room;
@@ -135,10 +133,12 @@ __device__ void product(const Rows<T>& a, int n_rows, int K, int n_columns,
         steps[r] = two_steps(a, 16 * min(tile + r, row_tiles - 1) + row, k);
 #pragma unroll
       for (int j = 0; j < C; ++j) {
+        if (column + 8 * j >= n_columns) break;
         const int n = column + 8 * j + row;
         const uint4 b = n < n_columns ? eight_of(weight_row(n), k, K) : uint4{0, 0, 0, 0};
 #pragma unroll
         for (int r = 0; r < R; ++r) {
+          if (tile + r >= row_tiles) break;
           multiply_add<T>(c[r][j], steps[r].first(), {{b.x, b.y}});
           multiply_add<T>(c[r][j], steps[r].second(), {{b.z, b.w}});
         }
@@ -228,7 +228,7 @@ struct BlockTile {
     });
     __syncthreads();
     // base 2 exponents, and the division by sqrt(Dh), once and for all
-    const float more = 1.44269504f * rsqrtf((float)Dh);
+    const float more = LOG2_E * rsqrtf((float)Dh);
     each_warp(room.M, [&](int m) { lengthen(q, m, w.q_scale, more); });
     each_warp(room.G * (z.T + 1),
               [&](int i) { lengthen(k, i / (z.T + 1) * keys + i % (z.T + 1), w.k_scale, 1); });
@@ -248,16 +248,14 @@ struct BlockTile {
   }
 
   // mixed, of head h: a warp takes 16 queries of a sequence, and all its keys
-  template <int KEY_TILES>
   __device__ void attend(int h) const {
     const int tiles = round_up(z.T, 16) / 16;
     each_warp(room.G * tiles, [&](int unit) {
       const int g = unit / tiles, first = unit % tiles * 16;
-      attend_tile<KEY_TILES>(h, g, first);
+      attend_tile(h, g, first);
     });
   }
 
-  template <int KEY_TILES>
   __device__ void attend_tile(int h, int g, int first) const {
     const int lane = threadIdx.x % WARP, row = lane / 4, pair = lane % 4 * 2;
     const int key0 = g * room.key_rows, q0 = g * z.T + first;
@@ -276,29 +274,31 @@ struct BlockTile {
         multiply_add<T>(s[j], steps.second(), {{b.z, b.w}});
       }
     }
-    uint32_t p[2 * KEY_TILES + 2];  // of both rows: pairs of keys, as the next product wants them
+    uint32_t p[2 * KEY_TILES] = {};  // of both rows: pairs of keys, as the next product wants them
     float total[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float largest = -INFINITY;
 #pragma unroll
-      for (int j = 0; j < KEY_TILES; ++j)
+      for (int j = 0; j < KEY_TILES; ++j) {
+        if (8 * j > z.T) break;
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& score = s[j].at[2 * i + e];
           if (8 * j + pair + e > z.T) score = -INFINITY;
           largest = fmaxf(largest, score);
         }
+      }
       largest = over_lanes<4>(largest, Max());
       total[i] = 0;
 #pragma unroll
       for (int j = 0; j < KEY_TILES; ++j) {
+        if (8 * j > z.T) break;
         const float p0 = exp2f(s[j].at[2 * i] - largest), p1 = exp2f(s[j].at[2 * i + 1] - largest);
         total[i] += p0 + p1;
         p[2 * j + i] = pack<T>(p0, p1);
       }
       total[i] = over_lanes<4>(total[i], Sum());
-      p[2 * KEY_TILES + i] = 0;  // behind an odd number of tiles
     }
     for (int n = 0; n < z.Dh; n += 16) {
       FragmentC c[2] = {};
@@ -370,13 +370,12 @@ struct BlockTile {
     __syncthreads();
   }
 
-  template <int KEY_TILES>
   __device__ void block(const BlockWeights<T>& w) const {
     normalise_rows(w.gain_in, w.shift_in);
     __syncthreads();
     for (int h = 0; h < z.H; ++h) {
       project(w, h);
-      attend<KEY_TILES>(h);
+      attend(h);
       __syncthreads();
     }
     add_mixed(w);

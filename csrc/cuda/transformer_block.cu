@@ -5,7 +5,7 @@
 namespace tsgen::cuda {
 namespace {
 
-template <typename T, int KEY_TILES>
+template <typename T>
 __global__ void __launch_bounds__(BLOCK_THREADS, 1)
     transformer_block_kernel(const T* x, T* out, BlockWeights<T> weights,  // x (S T, D)
                              BlockSizes sizes, BlockRoom room, int64_t n_rows) {
@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 1)
       tile.x.at(m, i) = first + m < n_rows ? load(x[(first + m) * sizes.D + i]) : 0;
   });
   __syncthreads();
-  tile.template block<KEY_TILES>(weights);
+  tile.block(weights);
   each_warp(room.M, [&](int m) {
     for (int i = threadIdx.x % WARP; i < sizes.D && first + m < n_rows; i += WARP)
       out[(first + m) * sizes.D + i] = store<T>(tile.x.at(m, i));
@@ -27,12 +27,8 @@ template <typename T>
 void start(const Launch& on, const void* x, void* out, const BlockWeights<T>& weights,
            const BlockSizes& sizes, int64_t S) {
   const BlockRoom room = block_room(sizes);
-  const auto with = [&](auto* kernel) {
-    launch(on, kernel, ceil_div(S, room.G), BLOCK_THREADS, room.n_bytes, (const T*)x, (T*)out,
-           weights, sizes, room, S * sizes.T);
-  };
-  if (sizes.T < 72) return with(transformer_block_kernel<T, 9>);
-  with(transformer_block_kernel<T, 18>);
+  launch(on, transformer_block_kernel<T>, ceil_div(S, room.G), BLOCK_THREADS, room.n_bytes,
+         (const T*)x, (T*)out, weights, sizes, room, S * sizes.T);
 }
 
 }  // namespace
