@@ -44,10 +44,13 @@ struct Wanted {
 
 int n_pieces(const DecodeSizes& z, int piece) { return (int)ceil_div(z.K, piece); }
 
-DecodeRoom decode_room(const DecodeSizes& z) {
+// How many sequences fit.
+int most_sequences(const DecodeSizes& z) { return MOST_ROWS / z.block.T / (z.guided ? 2 : 1); }
+
+DecodeRoom decode_room(const DecodeSizes& z, int n) {
   DecodeRoom room;
-  room.block = block_room(z.block);
-  room.n = z.guided ? room.block.G / 2 : room.block.G;
+  room.block = block_room(z.block, z.guided ? 2 * n : n);
+  room.n = n;
   room.piece = z.block.D < 64 ? z.block.D : z.block.D / 64 * 64;
   const int rows = round_up(room.block.M, 16);
   room.ids = room.block.n_bytes;
@@ -366,7 +369,8 @@ void start(const Launch& on, const DecodeTables& tables, const DecodeSizes& size
   w.places = tables.places, w.classes = tables.classes;
   w.head_in_bias = tables.head_in_bias, w.head_gain = tables.head_gain;
   w.head_shift = tables.head_shift, w.head_bias = tables.head_bias;
-  const DecodeRoom room = decode_room(sizes);
+  const int n = together(request.B, most_sequences(sizes), on.device);
+  const DecodeRoom room = decode_room(sizes, n);
   launch(on, decode_kernel<T>, ceil_div(request.B, room.n), BLOCK_THREADS, room.n_bytes, w, sizes,
          room, request, plan);
 }
@@ -375,8 +379,8 @@ void start(const Launch& on, const DecodeTables& tables, const DecodeSizes& size
 
 int64_t decode_shared(const DecodeSizes& sizes) {
   const BlockSizes& z = sizes.block;
-  if (z.T >= MOST_ROWS || (sizes.guided && 2 * z.T > MOST_ROWS)) return INT64_MAX;
-  const DecodeRoom room = decode_room(sizes);
+  if (z.T >= MOST_ROWS || most_sequences(sizes) == 0) return INT64_MAX;
+  const DecodeRoom room = decode_room(sizes, most_sequences(sizes));
   // what is known of the pieces has to fit in front of the head's input
   const int64_t rows = (int64_t)room.n * sizes.N, pieces = n_pieces(sizes, room.piece);
   const int64_t sums = rows * pieces * (int64_t)sizeof(PieceSums);

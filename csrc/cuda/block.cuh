@@ -39,9 +39,10 @@ struct BlockRoom {
 
 constexpr int MOST_ROWS = 144, KEY_TILES = MOST_ROWS / 8;  // of eight keys, of a sequence
 
-inline BlockRoom block_room(const BlockSizes& z) {
+// For G sequences. A row's bits do not depend on them.
+inline BlockRoom block_room(const BlockSizes& z, int G) {
   BlockRoom room;
-  room.G = MOST_ROWS / z.T > 0 ? MOST_ROWS / z.T : 1;
+  room.G = G;
   room.M = room.G * z.T;
   room.key_rows = round_up(z.T + 1, 16);  // and the null key
   const int rows = round_up(room.M, 16), keys = room.G * room.key_rows;
@@ -59,6 +60,12 @@ inline BlockRoom block_room(const BlockSizes& z) {
   const int hidden_end = room.hidden + bytes(rows, 2 * round_up(z.F, K_STEP));
   room.n_bytes = end > hidden_end ? end : hidden_end;
   return room;
+}
+
+// How many of n a CTA takes, of those that fit: as few as still make work for the whole device.
+inline int together(int64_t n, int fit, int64_t device) {
+  const int64_t each = ceil_div(n, n_processors(device));
+  return each < fit ? (int)each : fit;
 }
 
 // Rows of 16-bit numbers, `width` each, in which 16 bytes of neighbouring rows are in other banks.

@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 1)
 template <typename T>
 void start(const Launch& on, const void* x, void* out, const BlockWeights<T>& weights,
            const BlockSizes& sizes, int64_t S) {
-  const BlockRoom room = block_room(sizes);
+  const int fit = MOST_ROWS / sizes.T;
+  const BlockRoom room = block_room(sizes, together(S, fit, on.device));
   launch(on, transformer_block_kernel<T>, ceil_div(S, room.G), BLOCK_THREADS, room.n_bytes,
          (const T*)x, (T*)out, weights, sizes, room, S * sizes.T);
 }
@@ -35,7 +36,7 @@ void start(const Launch& on, const void* x, void* out, const BlockWeights<T>& we
 
 int64_t transformer_block_shared(int64_t T, int64_t D, int64_t H, int64_t Dh, int64_t F) {
   const BlockSizes sizes{(int)T, (int)D, (int)H, (int)Dh, (int)F, 0, 0};
-  return T < MOST_ROWS ? block_room(sizes).n_bytes : INT64_MAX;
+  return T < MOST_ROWS ? block_room(sizes, MOST_ROWS / (int)T).n_bytes : INT64_MAX;
 }
 
 void transformer_block(const Launch& on, const void* x, const float* gain_in, const float* shift_in,

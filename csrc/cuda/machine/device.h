@@ -16,6 +16,8 @@ struct Launch {
 
 // How many GPUs there are; 0 without a driver, too.
 int64_t device_count();
+// How many multiprocessors a device has.
+int64_t n_processors(int64_t device);
 // Bytes of shared memory that a block on a device may have.
 int64_t most_shared(int64_t device);
 // What compiled the kernels, "13.0.88"; nothing if they are for CPUs.
