@@ -84,9 +84,12 @@ class Codebook(nn.Module):
         with torch.autocast(z_BND.device.type, enabled=False):
             z_BND = z_BND.to(self.codes_KD.dtype)
             if unit:  # W (z / |z|) + b, without z / |z|, which is many times as large
-                length_BN1 = torch.linalg.vector_norm(z_BND, dim=-1, keepdim=True)
+                # in float64, rounded once, it is the same in whatever order it is summed; training
+                # does not need that, and backward through it takes three times as long
+                dtype = None if self.training else torch.float64
+                length_BN1 = torch.linalg.vector_norm(z_BND, dim=-1, keepdim=True, dtype=dtype)
                 x_BND = linear(z_BND, layer.weight, torch.zeros_like(layer.bias))
-                x_BND = x_BND / length_BN1.clamp_min(1e-12) + layer.bias
+                x_BND = x_BND / length_BN1.clamp_min(1e-12).to(x_BND) + layer.bias
             else:
                 x_BND = linear(z_BND, layer.weight, layer.bias)
             x_MD = x_BND.flatten(0, 1)

@@ -241,10 +241,11 @@ class Model:
         """
         bands = arguments.token_ids(ids, self.config.tokenizer)
         out = np.empty((len(bands[0]), *self.shape), dtype=np.float32)
-        for first in range(0, len(out), CHUNK):
-            part = slice(first, first + CHUNK)
-            series = self.network.tokenizer.decode([b[part].to(self.device) for b in bands])
-            out[part] = self.unscaled(series)
+        engine = Sampler(self.network).engine
+        step = engine.at_once
+        for first in range(0, len(out), step):
+            part = slice(first, first + step)
+            out[part] = self.unscaled(engine.series([b[part].to(self.device) for b in bands]))
         return out
 
     def tokens(self, array: Floats) -> list[Tensor]:

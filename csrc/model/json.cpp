@@ -17,7 +17,7 @@ class Parser {
   Json document() {
     Json value = parse(1);
     skip();
-    if (at_ != end_) fail("an end");
+    if (at_ != end_) fail("end");
     return value;
   }
 

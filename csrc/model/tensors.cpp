@@ -35,21 +35,22 @@ std::vector<T> Scope::numbers(const char* name, const std::vector<int64_t>& shap
   if (tensor.shape != shape) throw bad_value(prefix_ + name, shown(shape), shown(tensor.shape));
   int64_t n = 1;
   for (const int64_t size : shape) n *= size;
+  const auto all = [&](auto from, const auto& convert) {
+    std::vector<T> out(n);
+    for (int64_t i = 0; i < n; ++i) {
+      // a file's tensors begin at any byte
+      std::memcpy(&from, static_cast<const char*>(tensor.data) + i * sizeof from, sizeof from);
+      out[i] = (T)convert(from);
+    }
+    return out;
+  };
   switch (tensor.dtype) {
-    case DType::f16: {
-      const auto* const from = static_cast<const uint16_t*>(tensor.data);
-      std::vector<T> out(n);
-      for (int64_t i = 0; i < n; ++i) out[i] = widened(from[i]);
-      return out;
-    }
-    case DType::f32: {
-      const auto* const from = static_cast<const float*>(tensor.data);
-      return {from, from + n};
-    }
-    case DType::f64: {
-      const auto* const from = static_cast<const double*>(tensor.data);
-      return {from, from + n};
-    }
+    case DType::f16:
+      return all(uint16_t(), widened);
+    case DType::f32:
+      return all(float(), [](float x) { return x; });
+    case DType::f64:
+      return all(double(), [](double x) { return x; });
     default:
       throw bad_value(prefix_ + name, "a tensor of floats", "another dtype");
   }
