@@ -21,7 +21,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format -n --Werror $(NATIVE)
+	$(BIN)/clang-format -n --Werror $(NATIVE) $(wildcard examples/*/*.cpp)
 	$(BIN)/python benchmarks/report.py --check
 
 bench: $(VENV)/.installed-test
@@ -30,13 +30,15 @@ bench: $(VENV)/.installed-test
 # The native code once more, in a copy, with AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZED := build/sanitized
 sanitize: $(VENV)/.installed-test
-	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=OFF" \
+	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=OFF -DTSGEN_C_LIBRARY=ON" \
 	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
+	  TSGEN_LIBRARY=$(SANITIZED)/lib/tsgen \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py \
-	    tests/test_op_behaviour_draws.py tests/test_engine_cpu.py \
-	  -k "(cpu or instruction_set or threads) and not ctrl_c"
+	    tests/test_op_behaviour_draws.py tests/test_engine_cpu.py tests/test_c_library.py \
+	    tests/test_c_library_files.py tests/test_c_library_ops.py \
+	  -k "(cpu or instruction_set or threads or c_library) and not ctrl_c"
 
 # Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton
 # that is supported; `make test` compiles them by the installed one.

@@ -14,7 +14,7 @@ target_include_directories(tsgen INTERFACE $<BUILD_INTERFACE:${CMAKE_CURRENT_SOU
 target_link_options(tsgen PRIVATE -Wl,-z,nodelete
                     -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/cmake/exports.map)
 set_target_properties(tsgen PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${abi}
-                      PUBLIC_HEADER csrc/tsgen.h)
+                      PUBLIC_HEADER "csrc/tsgen.h;csrc/tsgen_ops.h")
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/tsgen)
 install(TARGETS tsgen EXPORT tsgen INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

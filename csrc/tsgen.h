@@ -1,4 +1,4 @@
-/* The C ABI of tsgen: decoding from a saved model, and the ops, without Python or PyTorch.
+/* The C ABI of tsgen: a saved model without Python or PyTorch; tsgen_ops.h has the ops.
  *
  *   tsgen_model* model;
  *   if (tsgen_model_load("models/cbf", TSGEN_CPU, 0, &model) != TSGEN_OK)
@@ -13,8 +13,8 @@
  * Arrays are dense, row by row, and the caller's: nothing is kept after a call returns. Sizes are
  * written behind the names: series (n, C, L) is n x C x L numbers. n_threads is the most threads to
  * use, 0 for as many as the machine has; results do not depend on it, to the bit. All functions may
- * be called from many threads at once, also with one model; only tsgen_model_free wants the last
- * word. A child of fork() may go on calling.
+ * be called from many threads at once, also with one model; tsgen_model_free alone has to wait
+ * until no other call uses it. A child of fork() may go on calling.
  *
  * The ABI grows by functions, by enumerators and at the end of structures, which hold their own
  * size; anything else raises TSGEN_ABI_VERSION and the library's soname.

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEADER = ROOT / "csrc" / "tsgen.h"
+HEADERS = [HEADER, HEADER.with_name("tsgen_ops.h")]
 BUILD = ROOT / "build" / "c_library"  # kept: whoever comes next compiles what has changed alone
 
 STATUS = {
@@ -27,6 +28,8 @@ TYPES = {
     "tsgen_device": ctypes.c_int32,
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,
+    "tsgen_taps": ctypes.c_int64,
+    "uint32_t": ctypes.c_uint32,
     "uint64_t": ctypes.c_uint64,
     "double": ctypes.c_double,
     "const char*": ctypes.c_char_p,
@@ -94,8 +97,9 @@ def built() -> Path:
 
 
 def declared() -> dict[str, tuple[str, list[str]]]:
-    """What tsgen.h declares: result and arguments' types by name."""
-    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+    """What the headers declare: result and arguments' types by name."""
+    text = "".join(header.read_text() for header in HEADERS)
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     out = {}
     pattern = r"TSGEN_API ([^;{]*?[ *])(tsgen_\w+)\(([^;]*?)\);"
     for result, name, arguments in re.findall(pattern, text, re.DOTALL):

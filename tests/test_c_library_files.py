@@ -104,6 +104,7 @@ CHANGES = [
     ("config.scaler.mean", [1.0, 2.0], "scaler: wanted 1 channels"),
     ("config.labels.names", ["a", "b"], "labels: wanted 3 names"),
     ("config.labels.names", ["a", "b", "a"], "labels: wanted 3 names, each once"),
+    ("config.labels.names", ["a", "b", 3], "labels: wanted texts, got 3"),
     ("config.model.tokenizer", None, "model: wanted 'tokenizer', got none"),
     ("config.model.tokenizer.length", None, "tokenizer: wanted 'length', got none"),
     ("config.model.tokenizer.length", 24.0, "length: wanted a whole number, got 24"),

@@ -1,5 +1,6 @@
 #include "c_api/call.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <new>
 #include <thread>
@@ -51,6 +52,25 @@ void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
 
 void check_count(const char* name, int64_t n, int64_t each) {
   check_range(name, n, 0, (INT64_C(1) << 58) / (each > 0 ? each : 1));
+}
+
+void check_together(const char* names, std::initializer_list<const void*> arrays) {
+  size_t given = 0;
+  for (const void* const array : arrays) given += array != nullptr;
+  if (given != 0 && given != arrays.size()) throw bad_value(names, "all or none", "some of them");
+}
+
+void check_sizes(std::initializer_list<Size> sizes) {
+  int64_t product = 1;
+  for (const Size& size : sizes) {
+    check_range(size.name, size.value, size.least, (INT64_C(1) << 56) / product);
+    product *= std::max<int64_t>(size.value, 1);
+  }
+}
+
+void check_ids(const char* name, const int64_t* ids, int64_t n, int64_t last) {
+  check_array(name, ids, n);
+  for (int64_t i = 0; i < n; ++i) check_range(name, ids[i], 0, last);
 }
 
 int64_t threads(int32_t n_threads) {

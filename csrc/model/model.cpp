@@ -13,7 +13,9 @@
 namespace tsgen {
 namespace {
 
-// Series that go together: some for every thread, few enough for the memory of their plans.
+constexpr int64_t ENCODED = 64;  // series at once: planes of every layer take memory
+
+// Series that are drawn together: some for every thread, few enough for the memory of their plans.
 int64_t at_once(int64_t n_threads) { return 64 * std::max<int64_t>(4, n_threads); }
 
 Scaler parse_scaler(const Json& values, int64_t n_channels) {
@@ -31,14 +33,18 @@ std::vector<std::string> parse_labels(const Json& values, int64_t n_classes) {
   std::vector<std::string> names;
   if (values.kind != Json::Kind::null) {
     Fields fields(values, "labels");
-    for (const Json& name : fields.required("names").items) names.push_back(name.text);
+    for (const Json& name : fields.required("names").items) {
+      if (name.kind != Json::Kind::text) throw bad_value("labels", "texts", name.shown());
+      names.push_back(name.text);
+    }
     fields.end();
   }
   std::vector<std::string> sorted(names);
   std::sort(sorted.begin(), sorted.end());
   const bool twice = std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end();
   if ((int64_t)names.size() != n_classes || twice)
-    throw bad_value("labels", std::to_string(n_classes) + " names, each once", values.shown());
+    throw bad_value("labels", std::to_string(n_classes) + " names, each once",
+                    std::to_string(names.size()) + (twice ? ", one of them twice" : ""));
   return names;
 }
 
@@ -153,10 +159,10 @@ Floats Model::scaled(const float* series, int64_t n) const {
 
 void Model::encode(const float* series, int64_t n, int64_t n_threads, int64_t* ids) const {
   const TokenizerConfig& z = config_.tokenizer;
-  const int64_t step = at_once(n_threads), all = n_tokens();
+  const int64_t all = n_tokens();
   std::vector<int64_t> own;
-  for (int64_t first = 0; first < n; first += step) {
-    const int64_t part = std::min(step, n - first);
+  for (int64_t first = 0; first < n; first += ENCODED) {
+    const int64_t part = std::min(ENCODED, n - first);
     const Floats x = scaled(series + first * z.n_channels * z.length, part);
     for (int64_t band = 0, at = 0; band < z.bands; at += z.n_tokens(band++)) {
       const int64_t N = z.n_tokens(band);
