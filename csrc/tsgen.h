@@ -11,10 +11,10 @@
  * contents of output arrays mean nothing; nothing else has changed.
  *
  * Arrays are dense, row by row, and the caller's: nothing is kept after a call returns. Sizes are
- * written behind the names: series (n, C, L) is n x C x L numbers. n_threads is the most threads to
- * use, 0 for as many as the machine has; results do not depend on it, to the bit. All functions may
- * be called from many threads at once, also with one model; tsgen_model_free alone has to wait
- * until no other call uses it. A child of fork() may go on calling.
+ * written behind the names: series (n, C, L) is n x C x L numbers, null will do for none. n_threads
+ * is the most threads to use, 0 for as many as the machine has; results do not depend on it, to the
+ * bit. All functions may be called from many threads at once, also with one model; tsgen_model_free
+ * alone has to wait until no other call uses it. A child of fork() may go on calling.
  *
  * The ABI grows by functions, by enumerators and at the end of structures, which hold their own
  * size; anything else raises TSGEN_ABI_VERSION and the library's soname.

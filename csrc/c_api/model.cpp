@@ -61,6 +61,12 @@ int64_t numbers(const tsgen::Model& model) {
   return model.config().tokenizer.n_channels * model.config().tokenizer.length;
 }
 
+void check_codes(const tsgen_model* model, int64_t n, const float* series, const int64_t* ids) {
+  check_given("model", model);
+  check_count("n", n, std::max(numbers(model->model), model->model.n_tokens()));
+  check_array("series", series, n), check_array("ids", ids, n);
+}
+
 }  // namespace
 
 tsgen_status tsgen_model_load(const char* folder, tsgen_device device, int32_t n_threads,
@@ -128,8 +134,8 @@ tsgen_status tsgen_generate(const tsgen_model* model, int64_t n, const int64_t* 
                             const int64_t* class_id, uint64_t seed, const tsgen_settings* settings,
                             int32_t n_threads, float* series) {
   return call([&] {
-    check_given("model", model), check_given("series", series);
-    check_count("n", n, numbers(model->model));
+    check_given("model", model), check_count("n", n, numbers(model->model));
+    check_array("series", series, n);
     check_samples(model->model, n, index, class_id);
     const tsgen::ModelConfig& config = model->model.config();
     const tsgen::SamplingConfig how =
@@ -141,8 +147,7 @@ tsgen_status tsgen_generate(const tsgen_model* model, int64_t n, const int64_t* 
 tsgen_status tsgen_encode(const tsgen_model* model, int64_t n, const float* series,
                           int32_t n_threads, int64_t* ids) {
   return call([&] {
-    check_given("model", model), check_given("series", series), check_given("ids", ids);
-    check_count("n", n, std::max(numbers(model->model), model->model.n_tokens()));
+    check_codes(model, n, series, ids);
     model->model.encode(series, n, threads(n_threads), ids);
   });
 }
@@ -150,8 +155,7 @@ tsgen_status tsgen_encode(const tsgen_model* model, int64_t n, const float* seri
 tsgen_status tsgen_decode(const tsgen_model* model, int64_t n, const int64_t* ids,
                           int32_t n_threads, float* series) {
   return call([&] {
-    check_given("model", model), check_given("ids", ids), check_given("series", series);
-    check_count("n", n, std::max(numbers(model->model), model->model.n_tokens()));
+    check_codes(model, n, series, ids);
     model->model.decode(ids, n, threads(n_threads), series);
   });
 }

@@ -84,7 +84,7 @@ SamplingConfig parse_sampling(const Json& values, int64_t bands) {
   return c;
 }
 
-int64_t floor_log2_near(double ratio) { return (int64_t)std::nearbyint(std::log2(ratio)); }
+int64_t nearest_log2(double ratio) { return (int64_t)std::nearbyint(std::log2(ratio)); }
 
 }  // namespace
 
@@ -92,7 +92,7 @@ int64_t floor_log2_near(double ratio) { return (int64_t)std::nearbyint(std::log2
 int64_t TokenizerConfig::n_halvings(int64_t band) const {
   const double width = (double)token_width[band], samples = (double)inner_length();
   const double rate = samples >= width ? std::nearbyint(samples / (double)hop() / width) : 1;
-  return std::max<int64_t>(1, floor_log2_near(std::max(1.0, rate)));
+  return std::max<int64_t>(1, nearest_log2(std::max(1.0, rate)));
 }
 
 int64_t TokenizerConfig::hop() const { return std::max<int64_t>(1, n_fft / 4); }
