@@ -39,7 +39,7 @@ struct Heads {
   // a task has so many heads; a matter of sizes alone, so sums do not depend on threads
   int64_t per_task(int64_t most_tasks) const {
     const int64_t enough = 1 + AT_ONCE / (1 + 2 * M * max_keys() * D);
-    const int64_t least = (count() + most_tasks - 1) / most_tasks;
+    const int64_t least = 1 + (count() - 1) / most_tasks;
     return enough < least ? least : enough;
   }
 
