@@ -21,7 +21,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format -n --Werror $(NATIVE)
+	$(BIN)/clang-format -n --Werror $(NATIVE) $(wildcard examples/*/*.cpp)
 	$(BIN)/python benchmarks/report.py --check
 
 bench: $(VENV)/.installed-test
@@ -31,15 +31,17 @@ bench: $(VENV)/.installed-test
 # for CUDA as C++, each thread a fiber. PYTHONSAFEPATH: the copy, not the package of this folder.
 SANITIZED := build/sanitized
 sanitize: $(VENV)/.installed-test
-	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=ON_CPU" \
+	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=ON_CPU -DTSGEN_C_LIBRARY=ON" \
 	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
+	  TSGEN_LIBRARY=$(SANITIZED)/lib/tsgen \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py \
-	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py \
-	    tests/test_engine_cpu.py tests/test_engine_cuda.py::TestLargerKernels \
-	  -k "(cpu or cuda or instruction_set or threads) and not ctrl_c"
+	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py tests/test_engine_cpu.py \
+	    tests/test_engine_cuda.py::TestLargerKernels tests/test_c_library.py \
+	    tests/test_c_library_files.py tests/test_c_library_ops.py \
+	  -k "(cpu or cuda or instruction_set or threads or c_library) and not ctrl_c"
 
 # Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton
 # that is supported; `make test` compiles them by the installed one.

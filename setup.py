@@ -12,7 +12,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-NATIVE = [path.relative_to(ROOT) for path in sorted(ROOT.glob("csrc/**/*")) if path.is_file()]
+FOUND = sorted([*ROOT.glob("csrc/**/*"), *ROOT.glob("cmake/*")])
+NATIVE = [path.relative_to(ROOT) for path in FOUND if path.is_file()]
 
 
 class CMakeBuild(build_ext):

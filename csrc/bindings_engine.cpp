@@ -1,10 +1,15 @@
-// The CPU engine as Python has it: sizes as dicts of numbers, arrays as addresses.
+// The CPU engine as Python has it: settings as dicts of numbers, arrays as addresses.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "engine/engine.h"
+#include "model/fold.h"
 
 namespace py = pybind11;
 using namespace tsgen::cpu;
@@ -18,25 +23,21 @@ T* address(uintptr_t at) {
   return reinterpret_cast<T*>(at);
 }
 
-void add_prior(Engine& engine, const py::dict& z, uintptr_t flat, int64_t n, uintptr_t column_token,
-               uintptr_t place_source) {
-  const PriorSizes sizes{
-      size(z, "N"),       size(z, "D"),        size(z, "H"),        size(z, "Dh"),
-      size(z, "F"),       size(z, "K"),        size(z, "n_layers"), size(z, "n_classes"),
-      size(z, "n_low"),   size(z, "K_low"),    size(z, "E2"),       size(z, "n_columns"),
-      size(z, "taps_in"), size(z, "taps_out"), size(z, "dilation"), size(z, "n_maps")};
-  engine.add_prior(sizes, address<const float>(flat), n, address<const int64_t>(column_token),
-                   address<const int64_t>(place_source));
-}
-
-void add_decoder(Engine& engine, const py::dict& z, const std::vector<int64_t>& widths,
-                 uintptr_t flat, int64_t n, uintptr_t sample_frame) {
-  DecoderSizes sizes{size(z, "rows"),        size(z, "columns"), size(z, "K"),
-                     size(z, "G"),           size(z, "L"),       size(z, "n_resblocks"),
-                     (int64_t)widths.size(), size(z, "n_taps"),  {}};
-  if (sizes.n_stages > MOST_STAGES) throw py::value_error("widths: wanted fewer stages");
-  for (size_t i = 0; i < widths.size(); ++i) sizes.width[i] = widths[i];
-  engine.add_decoder(sizes, address<const float>(flat), n, address<const int64_t>(sample_frame));
+// An engine of a network's weights: its configuration as JSON, and (name, shape, address, whether
+// in float64 and not in float32) of every tensor of its state.
+std::unique_ptr<Engine> folded(const std::string& config, const py::list& state,
+                               int64_t n_threads) {
+  tsgen::Tensors tensors;
+  for (const py::handle item : state) {
+    const auto [name, shape, data, wide] =
+        item.cast<std::tuple<std::string, std::vector<int64_t>, uintptr_t, bool>>();
+    tensors[name] = {wide ? tsgen::DType::f64 : tsgen::DType::f32, shape, address<void>(data)};
+  }
+  const py::gil_scoped_release no_gil;
+  auto engine = std::make_unique<Engine>();
+  const tsgen::ModelConfig sizes = tsgen::parse_config(tsgen::parse_json(config, "config"));
+  tsgen::fold(sizes, tensors, n_threads, *engine);
+  return engine;
 }
 
 // Looks for Ctrl-C ten times a second; the signal stays Python's to handle.
@@ -97,9 +98,7 @@ void decode(Engine& engine, const std::vector<uintptr_t>& ids, int64_t n, uintpt
 
 void bind_engine(py::module_& cpu) {
   py::class_<Engine>(cpu, "Engine")
-      .def(py::init<>())
-      .def("add_prior", &add_prior)
-      .def("add_decoder", &add_decoder)
+      .def(py::init(&folded))
       .def("sample", &sample)
       .def("decode", &decode);
 }

@@ -13,9 +13,8 @@ from engines import SHAPES, law, same_series
 from test_sampler import CASES, N_SERIES, case, partly_known, request
 from tiny_models import tiny_config, tiny_model, tiny_network
 
-from tsgen import native
 from tsgen.config import SamplingConfig
-from tsgen.engine_cpu import CpuEngine
+from tsgen.engine_cpu import CpuEngine, folded
 from tsgen.engine_torch import TorchEngine
 from tsgen.errors import ArgumentError
 from tsgen.sampler import Sampler
@@ -126,14 +125,20 @@ def test_ctrl_c_stops_it():
     assert "KeyboardInterrupt" in error
 
 
-def test_refuses_arrays_of_the_wrong_size():
-    core = native.kernels("cpu").Engine()
-    sizes = dict.fromkeys(
-        ("N", "D", "H", "Dh", "F", "K", "n_layers", "n_classes", "n_low", "K_low", "E2"), 1
-    )
-    sizes |= dict.fromkeys(("n_columns", "taps_in", "taps_out", "dilation", "n_maps"), 1)
-    with pytest.raises(ValueError, match="prior: wanted"):
-        core.add_prior(sizes, 0, 3, 0, 0)
+def test_refuses_weights_that_its_configuration_does_not_have():
+    network = tiny_network()
+    state, config = network.state_dict(), network.config.to_dict()
+    folded(config, state, 1)
+    name = "priors.1.blocks.0.feed_forward.up.weight"
+    without = {n: t for n, t in state.items() if n != name}
+    with pytest.raises(ValueError, match=f"{name}: wanted a tensor, got none"):
+        folded(config, without, 2)
+    other = state | {name: state[name].T}
+    with pytest.raises(ValueError, match=rf"{name}: wanted \(10, 8\), got \(8, 10\)"):
+        folded(config, other, 1)
+    config["n_classes"] = -1
+    with pytest.raises(ValueError, match=r"n_classes: wanted a whole number from 0 to .*, got -1"):
+        folded(config, state, 1)
 
 
 def test_refuses_ids_that_are_not_there():

@@ -5,14 +5,14 @@ Dhariwal et al. 2020 (Jukebox). Cosine codes and the projection to few dims: Yu 
 (ViT-VQGAN). Orthogonal regularisation: Shin et al. 2021, eq. 2.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsgen import dispatch, ops
+from tsgen import ops
 from tsgen.config import TokenizerConfig
 
 KMEANS_ITERATIONS = 10
@@ -84,9 +84,12 @@ class Codebook(nn.Module):
         with torch.autocast(z_BND.device.type, enabled=False):
             z_BND = z_BND.to(self.codes_KD.dtype)
             if unit:  # W (z / |z|) + b, without z / |z|, which is many times as large
-                length_BN1 = lengths(z_BND)
+                # in float64, rounded once, it is the same in whatever order it is summed; training
+                # does not need that, and backward through it takes three times as long
+                dtype = None if self.training else torch.float64
+                length_BN1 = torch.linalg.vector_norm(z_BND, dim=-1, keepdim=True, dtype=dtype)
                 x_BND = linear(z_BND, layer.weight, torch.zeros_like(layer.bias))
-                x_BND = x_BND / length_BN1.clamp_min(1e-12) + layer.bias
+                x_BND = x_BND / length_BN1.clamp_min(1e-12).to(x_BND) + layer.bias
             else:
                 x_BND = linear(z_BND, layer.weight, layer.bias)
             x_MD = x_BND.flatten(0, 1)
@@ -174,14 +177,6 @@ class Codebook(nn.Module):
         total = self.counts_K.sum()
         smooth_K = (self.counts_K + SMOOTHING) / (total + K * SMOOTHING) * total
         self.codes_KD.copy_(self.sums_KD / smooth_K[:, None])
-
-
-def lengths(z_BND: Tensor) -> Tensor:
-    """(B, N, 1); PyTorch's sum on a GPU takes another order where there are few vectors."""
-    if z_BND.requires_grad or not dispatch.by_gpu_kernel("separable_conv", z_BND):
-        return cast(Tensor, torch.linalg.vector_norm(z_BND, dim=-1, keepdim=True))
-    ones_1D = z_BND.new_ones(1, z_BND.shape[-1])
-    return linear(z_BND.square(), ones_1D, ones_1D.new_zeros(1)).sqrt()
 
 
 def linear(x_BND: Tensor, weight_OD: Tensor, bias_O: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Iterative decoding on the CPU in one native call: both bands' loops, the decoder, the inverse.
 
-The weights are folded once, see `tsgen.fold`. The law is that of `tsgen.sampler`.
+The weights are folded once, see csrc/model/fold.h. The law is that of `tsgen.sampler`.
 """
 
-import copy
+import json
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor
 from tsgen import native
 from tsgen.config import SamplingConfig
 from tsgen.errors import RunError
-from tsgen.fold import decoder_arrays, flattened, prior_arrays
 from tsgen.network import Network
 from tsgen.request import Request, check_ids
 from tsgen.schedule import masked_plan
@@ -45,21 +44,8 @@ class CpuEngine:
     def __init__(self, network: Network) -> None:
         """Fold and pack the weights. Raises ImportError where tsgen._C does not load."""
         self.config = network.config
-        self.core = native.kernels("cpu").Engine()
-        exact = copy.deepcopy(network).to("cpu", torch.float64)
-        with torch.no_grad():
-            for prior in exact.each_prior():
-                sizes, arrays, columns, places = prior_arrays(prior)
-                flat = flattened(arrays)
-                self.core.add_prior(
-                    sizes, flat.data_ptr(), flat.numel(), columns.ctypes.data, places.ctypes.data
-                )
-            for band in exact.tokenizer.each():
-                sizes, widths, arrays, frames = decoder_arrays(band, exact.tokenizer.window_W)
-                flat = flattened(arrays)
-                self.core.add_decoder(
-                    sizes, widths, flat.data_ptr(), flat.numel(), frames.ctypes.data
-                )
+        threads = torch.get_num_threads()
+        self.core = folded(network.config.to_dict(), network.state_dict(), threads)
 
     def tokens(self, request: Request, settings: SamplingConfig) -> list[Tensor]:
         """Token ids of every band, (B, N) each."""
@@ -118,6 +104,14 @@ class CpuEngine:
         with span("decoder"):
             self.core.decode([t.data_ptr() for t in ids], len(out), out.data_ptr(), threads)
         return out
+
+
+def folded(config: dict[str, Any], state: dict[str, Tensor], threads: int) -> Any:
+    """The native engine of a network with this configuration and state."""
+    wide = torch.float64, torch.float32
+    kept = {n: t.contiguous() for n, t in state.items() if t.dtype in wide}
+    listed = [(n, t.shape, t.data_ptr(), t.dtype == wide[0]) for n, t in kept.items()]
+    return native.kernels("cpu").Engine(json.dumps(config), listed, threads)
 
 
 def how(settings: SamplingConfig, seed: int, band: int) -> dict[str, Any]:

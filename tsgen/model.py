@@ -243,8 +243,9 @@ class Model:
         bands = arguments.token_ids(ids, self.config.tokenizer)
         out = np.empty((len(bands[0]), *self.shape), dtype=np.float32)
         engine = Sampler(self.network).engine
-        for first in range(0, len(out), engine.at_once):
-            part = slice(first, first + engine.at_once)
+        step = engine.at_once
+        for first in range(0, len(out), step):
+            part = slice(first, first + step)
             out[part] = self.unscaled(engine.series([b[part].to(self.device) for b in bands]))
         return out
 

@@ -192,9 +192,9 @@ class Tokenizer(nn.Module):
 
 def stft_window(config: TokenizerConfig) -> Tensor:
     """Hann; the scale makes the transform of white noise as loud as the noise."""
-    return torch.hann_window(config.n_fft, device="cpu", dtype=torch.float32) / math.sqrt(
-        config.n_fft
-    )
+    # rounded once, so that the native engine has the same
+    window_W = torch.hann_window(config.n_fft, device="cpu", dtype=torch.float64)
+    return (window_W / math.sqrt(config.n_fft)).float()
 
 
 def code_use(counts: list[Tensor]) -> dict[str, float]:

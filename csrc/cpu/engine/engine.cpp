@@ -134,7 +134,7 @@ int64_t Engine::scratch_size(int64_t n) const {
 }
 
 Outcome Engine::sample(const EngineRequest& request, int64_t n_threads, Stop* stop,
-                       const void* asked) {
+                       const void* asked) const {
   n_threads = std::max<int64_t>(1, n_threads);
   const int64_t n = request.n;
   const int64_t at_once = std::clamp<int64_t>((n + n_threads - 1) / n_threads, 1, lanes_);
@@ -182,7 +182,7 @@ Outcome Engine::sample(const EngineRequest& request, int64_t n_threads, Stop* st
 }
 
 void Engine::decode(const std::vector<const int64_t*>& ids, int64_t n, float* series,
-                    int64_t n_threads) {
+                    int64_t n_threads) const {
   n_threads = std::max<int64_t>(1, n_threads);
   int64_t size = 0;
   for (const auto& band : decoders_) size = std::max(size, decoder_scratch_(band->weights.sizes));

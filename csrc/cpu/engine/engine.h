@@ -38,8 +38,10 @@ class Engine {
                    const int64_t* sample_frame);
 
   // stop(asked, thread) is asked now and then, by thread 0 alone; true ends the work.
-  Outcome sample(const EngineRequest& request, int64_t n_threads, Stop* stop, const void* asked);
-  void decode(const std::vector<const int64_t*>& ids, int64_t n, float* series, int64_t n_threads);
+  Outcome sample(const EngineRequest& request, int64_t n_threads, Stop* stop,
+                 const void* asked) const;
+  void decode(const std::vector<const int64_t*>& ids, int64_t n, float* series,
+              int64_t n_threads) const;
 
  private:
   struct PriorBand {

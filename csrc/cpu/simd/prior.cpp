@@ -1,7 +1,7 @@
 // A prior's iterative decoding, sequence by sequence in the caches; once per instruction set.
 //
 // The law is that of tsgen/sampler.py. What does not change between steps is folded into tables
-// before (tsgen/engine_cpu.py); the last layer's queries, the head and the draw run only where a
+// before (csrc/model/fold.h); the last layer's queries, the head and the draw run only where a
 // token is masked. Every row's sums run in a fixed order, so no sequence depends on its neighbours.
 #include "engine/prior.h"
 

@@ -76,8 +76,8 @@ int64_t count_from(const LogitRow& row, float least) {
   for (int64_t g = 0; g < row.n_groups; ++g)
     for (int v = 0; v < PARTS; ++v) count[v] -= (Ints)(load(row.group(g) + v * LANES) >= least);
   int64_t n = 0;
-  for (const Ints& lanes : count)
-    for (int i = 0; i < LANES; ++i) n += lanes[i];
+  for (int v = 0; v < PARTS; ++v)
+    for (int i = 0; i < LANES; ++i) n += count[v][i];
   return n;
 }
 

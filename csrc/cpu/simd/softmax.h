@@ -27,7 +27,7 @@ struct LogitRow {
 // Of all but NaN; of a row with NaN any of its logits, or NaN.
 static inline float largest_logit(const LogitRow& row) {
   Floats best[GROUP / LANES];
-  for (Floats& x : best) x = all(-__builtin_inff());
+  for (int v = 0; v < GROUP / LANES; ++v) best[v] = all(-__builtin_inff());
   for (int64_t g = 0; g < row.n_groups; ++g) {
     const float* const from = row.group(g);
     for (int v = 0; v < GROUP / LANES; ++v) best[v] = larger(load(from + v * LANES), best[v]);
