@@ -1,7 +1,8 @@
 // Samples to planes: stft, and the gradient of istft.
 //
 // A thread transforms a frame in its registers; lanes are frames, of as many series as it takes, so
-// that a warp writes 128 bytes of a row. The samples that a block's frames have come to shared
+// that a warp writes 128 bytes of a row; rows begin at multiples of T, which is mostly odd, so that
+// 4 bytes are all that is aligned. The samples that a block's frames have come to shared
 // memory once: there a sample is mirrored or weighted once and not for every frame that has it, and
 // frames that are hop samples apart can be read without bank conflicts.
 #pragma once
@@ -148,7 +149,7 @@ void analyse(const Launch& on, const void* samples, const float* window, void* p
              int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T) {
   if (N * T == 0) return;
   const Sizes size = sizes_of(L, W, hop, first, F, T);
-  const auto some = [&](auto zero, int64_t from, int n) {
+  const auto run = [&](auto zero, int64_t from, int n) {
     using Number = decltype(zero);
     const Number* const in = (const Number*)samples + from * L;
     Number* const out = (Number*)planes + from * 2 * F * T;
@@ -165,7 +166,7 @@ void analyse(const Launch& on, const void* samples, const float* window, void* p
            out, make_tables(on, window, size, INVERSE), n_frames, size, Divisor(T), (int)n_groups);
   };
   by_dtype(on.dtype, [&](auto zero) {
-    for_some_series(N, T, [&](int64_t from, int n) { some(zero, from, n); });
+    for_some_series(N, T, [&](int64_t from, int n) { run(zero, from, n); });
   });
 }
 

@@ -18,7 +18,7 @@
 namespace tsgen::cuda {
 
 constexpr int FRAMES = 128;                  // of a block, a thread each
-constexpr int64_t MOST_PLACES = 0x7ffe0000;  // what an int can count, and a block more
+constexpr int64_t MOST_PLACES = 0x3ffe0000;  // of which an int can count twice as many, and a block
 
 struct Complex {
   float real, imaginary;
@@ -68,8 +68,8 @@ __device__ __forceinline__ void transform(const float* x, Complex* X) {
   }
 }
 
-// Its transpose: x[n STEP] = sum_f Re(X[f] e^(2πi f n / N)). What it does not write it does not
-// read.
+// Its transpose: x[n STEP] = sum_f Re(X[f] e^(2πi f n / N)), f <= N / 2. The imaginary parts of the
+// first and the last are not read.
 template <int N, int STEP = 1>
 __device__ __forceinline__ void transform_back(const Complex* X, float* x) {
   if constexpr (N == 2) {
@@ -94,7 +94,7 @@ __device__ __forceinline__ void transform_back(const Complex* X, float* x) {
 
 struct Sizes {
   int L, W, hop, first, F, T;
-  int halo;  // how many frames reach a sample, but for those at the ends, less 1
+  int halo;  // frames that reach a sample beside the last one that does
   Divisor by_hop;
 };
 
@@ -102,7 +102,7 @@ struct Sizes {
 inline Sizes sizes_of(int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T) {
   hop = min(hop, L + W);  // the second frame is behind the series already
   if (W > MOST_PLACES / 4 || max(L, T * hop) > MOST_PLACES - 2 * W)
-    throw std::runtime_error("CUDA: wanted series of fewer than 2^31 samples");
+    throw std::runtime_error("CUDA: wanted series of fewer than 2^30 samples");
   return {(int)L, (int)W, (int)hop, (int)first, (int)F, (int)T, (int)((W - 1) / hop), Divisor(hop)};
 }
 
@@ -118,6 +118,16 @@ __device__ __forceinline__ float inverse_weight_at(const float* window, int W, i
                                                    const Sizes& size) {
   const int t = min(place / size.by_hop, size.T - 1);
   return inverse_weight(window, W, size.hop, place - t * size.hop, t);
+}
+
+// The sum of at(place) over the mirror images of sample l, beyond the ends of its series.
+template <typename At>
+__device__ __forceinline__ float over_mirror_images(int l, int L, int W, const At& at) {
+  const int half = W / 2, last = L - 1;
+  float sum = 0;
+  if (l > 0 && l <= half) sum += at(half - l);
+  if (l < last && l >= last - half) sum += at(2 * last - l + half);
+  return sum;
 }
 
 // do_it(first, n) for as many series at a time as an int can count what they have `each` of.

@@ -20,27 +20,20 @@ struct Columns {
 
 template <int W>
 struct Room {
-  static constexpr int PITCH = W + 4;  // 8 lanes write 16 bytes each without bank conflicts
+  static constexpr int WIDE = W < 16 ? W / 4 : 4;  // numbers at a time, where hop allows it
+  static constexpr int PITCH = W + WIDE;           // so that lanes write to different banks
   float taps[W];
   float frames[FRAMES * PITCH];
 };
 
-// What the mirror images of sample l of a series add to its gradient; `frame` is the one of
-// `column`.
+// The sum of the frames that reach a place of the padded series; `frame` is the one of `column`.
 template <int W>
-__device__ __forceinline__ float mirrored(const float* frame, int column, int l,
+__device__ __forceinline__ float reaching(const float* frame, int column, int place,
                                           const Sizes& size) {
-  const auto at = [&](int place) {
-    float sum = 0;
-    int t = min(place / size.by_hop, size.T - 1);
-    for (int n = place - t * size.hop; t >= 0 && n < W; --t, n += size.hop)
-      sum += frame[(t - column) * Room<W>::PITCH + n];
-    return sum;
-  };
-  const int last = size.L - 1;
+  const int last = min(place / size.by_hop, size.T - 1);
   float sum = 0;
-  if (l > 0 && l <= W / 2) sum += at(W / 2 - l);
-  if (l < last && l >= last - W / 2) sum += at(2 * last - l + W / 2);
+  for (int t = last, n = place - t * size.hop; t >= 0 && n < W; --t, n += size.hop)
+    sum += frame[(t - column) * Room<W>::PITCH + n];
   return sum;
 }
 
@@ -74,7 +67,9 @@ __device__ __forceinline__ void add_frames(const Room<W>& room, Number* samples,
 #pragma unroll
     for (int j = 0; j < PACK; ++j) {
       if (INVERSE) sum[j] = weight[j] > 1e-11f ? 2.0f / W * sum[j] / weight[j] : 0;
-      if (!INVERSE && near_an_end) sum[j] += mirrored<W>(frame, column, l + j, size);
+      if (!INVERSE && near_an_end)
+        sum[j] += over_mirror_images(
+            l + j, L, W, [&](int place) { return reaching<W>(frame, column, place, size); });
       out.at[j] = store<Number>(sum[j]);
     }
     *(Pack<Number, PACK>*)(samples + (int64_t)series * L + l) = out;
@@ -86,7 +81,7 @@ __global__ void __launch_bounds__(FRAMES)
     synthesis_kernel(const Number* planes,  // (N, 2, F, T)
                      const float* window,   // (W)
                      Number* samples,       // (N, L)
-                     int n_columns, int pack, Columns columns, Sizes size) {
+                     int n_columns, bool wide, Columns columns, Sizes size) {
   auto& room = shared<Room<W>>();
   const int mine = (int)blockIdx.x * columns.own - columns.before + (int)threadIdx.x;
   const int series = max(mine, 0) / columns.by_n, t = mine - series * columns.n;
@@ -107,19 +102,18 @@ __global__ void __launch_bounds__(FRAMES)
   if (INVERSE) X[0].real *= 0.5f, X[W / 2].real *= 0.5f;
   float x[W];
   transform_back<W>(X, x);
+  constexpr int WIDE = Room<W>::WIDE;
 #pragma unroll
-  for (int n = 0; n < W; n += 4) {
-    auto w = *(const Pack<float, 4>*)(room.taps + n);
+  for (int n = 0; n < W; n += WIDE) {
+    auto w = *(const Pack<float, WIDE>*)(room.taps + n);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) w.at[i] *= x[n + i];
-    *(Pack<float, 4>*)(room.frames + threadIdx.x * Room<W>::PITCH + n) = w;
+    for (int i = 0; i < WIDE; ++i) w.at[i] *= x[n + i];
+    *(Pack<float, WIDE>*)(room.frames + threadIdx.x * Room<W>::PITCH + n) = w;
   }
   __syncthreads();
 
-  if (pack == 4)
-    add_frames<Number, W, 4, INVERSE>(room, samples, n_columns, columns, size);
-  else if (pack == 2)
-    add_frames<Number, W, 2, INVERSE>(room, samples, n_columns, columns, size);
+  if (wide)
+    add_frames<Number, W, WIDE, INVERSE>(room, samples, n_columns, columns, size);
   else
     add_frames<Number, W, 1, INVERSE>(room, samples, n_columns, columns, size);
 }
@@ -150,18 +144,16 @@ template <typename Number, bool INVERSE>
 __global__ void __launch_bounds__(FRAMES)
     synthesis_of_any_kernel(const Number* planes, const float* window, Number* samples,
                             Tables tables, int n_samples, Sizes size, Divisor by_L) {
-  const int i = (int)(blockIdx.x * FRAMES + threadIdx.x), half = size.W / 2, last = size.L - 1;
+  const int i = (int)(blockIdx.x * FRAMES + threadIdx.x);
   if (i >= n_samples) return;
   const int series = i / by_L, l = i - series * size.L;
   planes += (int64_t)series * 2 * size.F * size.T;
   const auto at = [&](int place) {
     return reaching_any<Number, INVERSE>(planes, window, tables.roots, place, size);
   };
-  float sum = at(l + half);
-  if (INVERSE) sum *= tables.inverse[l];
-  if (!INVERSE && l > 0 && l <= half) sum += at(half - l);
-  if (!INVERSE && l < last && l >= last - half) sum += at(2 * last - l + half);
-  samples[i] = store<Number>(sum);
+  const float sum = at(l + size.W / 2);
+  samples[i] = store<Number>(INVERSE ? sum * tables.inverse[l]
+                                     : sum + over_mirror_images(l, size.L, size.W, at));
 }
 
 // Of a gradient, mirror images need a frame more on each side than reach the sample itself.
@@ -172,30 +164,23 @@ inline Columns columns_of(const Sizes& size, bool inverse) {
   return {n, before, after, Divisor(n), FRAMES - before - after};
 }
 
-// How many samples can be added and written at a time.
-inline int pack_of(const Sizes& size, const void* samples, size_t n_bytes) {
-  for (const int pack : {4, 2}) {
-    const bool whole = size.hop % pack == 0 && size.L % pack == 0 && size.W / 2 % pack == 0;
-    if (whole && (uintptr_t)samples % (pack * n_bytes) == 0) return pack;
-  }
-  return 1;
-}
-
 template <bool INVERSE>
 void synthesise(const Launch& on, const void* planes, const float* window, void* samples, int64_t N,
                 int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T) {
   if (N * L == 0) return;
   const Sizes size = sizes_of(L, W, hop, first, F, T);
   const Columns columns = columns_of(size, INVERSE);
-  const auto some = [&](auto zero, int64_t from, int n) {
+  const auto run = [&](auto zero, int64_t from, int n) {
     using Number = decltype(zero);
     const Number* const in = (const Number*)planes + from * 2 * F * T;
     Number* const out = (Number*)samples + from * L;
-    const int n_columns = n * columns.n, pack = pack_of(size, out, sizeof(Number));
+    const int n_columns = n * columns.n;
     const bool known = by_width(W, hop, [&](auto width) {
-      constexpr int w = decltype(width)::value;
+      constexpr int w = decltype(width)::value, WIDE = Room<w>::WIDE;
+      const bool wide =
+          hop % WIDE == 0 && L % WIDE == 0 && (uintptr_t)out % (WIDE * sizeof(Number)) == 0;
       launch(on, synthesis_kernel<Number, w, INVERSE>, ceil_div(n_columns, columns.own), FRAMES,
-             sizeof(Room<w>), in, window, out, n_columns, pack, columns, size);
+             sizeof(Room<w>), in, window, out, n_columns, wide, columns, size);
     });
     if (!known)
       launch(on, synthesis_of_any_kernel<Number, INVERSE>, ceil_div(n * L, FRAMES), FRAMES, 0, in,
@@ -203,7 +188,7 @@ void synthesise(const Launch& on, const void* planes, const float* window, void*
   };
   by_dtype(on.dtype, [&](auto zero) {
     for_some_series(N, max((int64_t)columns.n, L),
-                    [&](int64_t from, int n) { some(zero, from, n); });
+                    [&](int64_t from, int n) { run(zero, from, n); });
   });
 }
 
