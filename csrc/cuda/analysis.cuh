@@ -14,12 +14,12 @@ namespace tsgen::cuda {
 // Where sample i lies in shared memory: frames a power of 2 apart are in different banks.
 __host__ __device__ constexpr int apart(int i) { return i + (i >> 5); }
 
-// Sample l of a series, which is mirrored at its ends or 0 beyond them.
+// Sample l of the series that begins at `begin`, which is mirrored at its ends or 0 beyond them.
 template <bool INVERSE, typename Number>
-__device__ __forceinline__ float sample(const Number* series, int l, int L) {
-  if (INVERSE) return l >= 0 && l < L ? load(series[l]) : 0;
+__device__ __forceinline__ float sample(const Number* samples, int begin, int l, int L) {
+  if (INVERSE) return l >= 0 && l < L ? load(samples[begin + l]) : 0;
   l = abs(l);
-  return load(series[min(l, 2 * (L - 1) - l)]);
+  return load(samples[begin + min(l, 2 * (L - 1) - l)]);
 }
 
 template <typename Number, int W, bool INVERSE>
@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(FRAMES)
   const int n_mine = min((int)threadIdx.x, W - 1);
   const float tap = window[n_mine];  // waited for with the samples
 
-  samples += (int64_t)first_series * L;
   const int n_staged = place_of(min(begin + FRAMES, n_frames) - 1) + W;
   constexpr int AT_ONCE = (W < 32 ? W / 4 : 8) + 1;  // all at hop = W / 4 <= 8: their loads overlap
+#pragma unroll 1
   for (int from = (int)threadIdx.x; from < n_staged; from += AT_ONCE * FRAMES) {
     float* const to = staged + apart(from);
     float x[AT_ONCE];
@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(FRAMES)
     for (int j = 0; j < AT_ONCE; ++j) {
       if (from + j * FRAMES >= n_staged) break;
       const int at = first_place + from + j * FRAMES, ahead = at / by_places;
-      const Number* const series = samples + (unsigned)ahead * (unsigned)L;
-      x[j] = sample<INVERSE>(series, at - ahead * places - W / 2, L);
+      const int place = at - ahead * places;
+      x[j] = sample<INVERSE>(samples, (first_series + ahead) * L, place - W / 2, L);
     }
 #pragma unroll
     for (int j = 0; j < AT_ONCE; ++j)
@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(FRAMES)
   }
   __syncthreads();
   if (INVERSE) {
+#pragma unroll 1
     for (int i = (int)threadIdx.x; i < n_staged; i += FRAMES) {
       const int at = first_place + i, place = at - at / by_places * places;
       const int t = place / size.by_hop, n = place - t * hop;
@@ -87,14 +88,13 @@ __global__ void __launch_bounds__(FRAMES)
   X[0] = {INVERSE ? 0.5f * X[0].real : X[0].real, 0};
   X[W / 2] = {INVERSE ? 0.5f * X[W / 2].real : X[W / 2].real, 0};
 
-  Number* real = planes + (int64_t)series * 2 * size.F * T + (mine - series * T);
-  Number* imaginary = real + (int64_t)size.F * T;
+  int to = series * 2 * size.F * T + (mine - series * T);
 #pragma unroll
   for (int f = 0; f <= W / 2; ++f) {
     if (f < size.first || f >= size.first + size.F) continue;
-    *real = store<Number>(X[f].real);
-    *imaginary = store<Number>(X[f].imaginary);
-    real += T, imaginary += T;
+    planes[to] = store<Number>(X[f].real);
+    planes[to + size.F * T] = store<Number>(X[f].imaginary);
+    to += T;
   }
 }
 
@@ -109,13 +109,12 @@ __global__ void __launch_bounds__(FRAMES)
   const int row = (int)(blockIdx.x % n_groups) * ROWS, W = size.W, L = size.L, T = size.T;
   if (frame >= n_frames) return;
   const int series = frame / by_T, t = frame - series * T;
-  samples += (int64_t)series * L;
   Complex sum[ROWS] = {};
   int turn[ROWS] = {}, f[ROWS];
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) f[r] = size.first + min(row + r, size.F - 1);
   for (int n = 0, l = t * size.hop - W / 2; n < W; ++n, ++l) {
-    float x = sample<INVERSE>(samples, l, L) * window[n];
+    float x = sample<INVERSE>(samples, series * L, l, L) * window[n];
     if (INVERSE) x *= l >= 0 && l < L ? tables.inverse[l] : 0;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
@@ -126,14 +125,13 @@ __global__ void __launch_bounds__(FRAMES)
       turn[r] -= turn[r] >= W ? W : 0;
     }
   }
-  const int64_t imaginary = (int64_t)size.F * T;
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     if (row + r >= size.F) break;
-    Number* const to = planes + ((int64_t)series * 2 * size.F + row + r) * T + t;
+    const int to = (series * 2 * size.F + row + r) * T + t;
     const bool alone = f[r] == 0 || 2 * f[r] == W;
-    to[0] = store<Number>(INVERSE && alone ? 0.5f * sum[r].real : sum[r].real);
-    to[imaginary] = store<Number>(alone ? 0 : sum[r].imaginary);
+    planes[to] = store<Number>(INVERSE && alone ? 0.5f * sum[r].real : sum[r].real);
+    planes[to + size.F * T] = store<Number>(alone ? 0 : sum[r].imaginary);
   }
 }
 
@@ -166,7 +164,7 @@ void analyse(const Launch& on, const void* samples, const float* window, void* p
            out, make_tables(on, window, size, INVERSE), n_frames, size, Divisor(T), (int)n_groups);
   };
   by_dtype(on.dtype, [&](auto zero) {
-    for_some_series(N, T, [&](int64_t from, int n) { run(zero, from, n); });
+    for_some_series(N, size, 0, [&](int64_t from, int n) { run(zero, from, n); });
   });
 }
 

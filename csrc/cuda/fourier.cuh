@@ -17,8 +17,9 @@
 
 namespace tsgen::cuda {
 
-constexpr int FRAMES = 128;                  // of a block, a thread each
-constexpr int64_t MOST_PLACES = 0x3ffe0000;  // of which an int can count twice as many, and a block
+constexpr int FRAMES = 128;  // of a block, a thread each
+constexpr int64_t MOST_NUMBERS =
+    0x3ffe0000;  // of a launch; an int can count twice that and a block
 
 struct Complex {
   float real, imaginary;
@@ -98,11 +99,10 @@ struct Sizes {
   Divisor by_hop;
 };
 
-// Throws where an int cannot count the samples of a series.
 inline Sizes sizes_of(int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T) {
   hop = min(hop, L + W);  // the second frame is behind the series already
-  if (W > MOST_PLACES / 4 || max(L, T * hop) > MOST_PLACES - 2 * W)
-    throw std::runtime_error("CUDA: wanted series of fewer than 2^30 samples");
+  if (max(max(L, T * hop) + 2 * W, 2 * F * T) > MOST_NUMBERS)
+    throw std::runtime_error("CUDA: wanted series and planes of fewer than 2^30 numbers each");
   return {(int)L, (int)W, (int)hop, (int)first, (int)F, (int)T, (int)((W - 1) / hop), Divisor(hop)};
 }
 
@@ -130,10 +130,11 @@ __device__ __forceinline__ float over_mirror_images(int l, int L, int W, const A
   return sum;
 }
 
-// do_it(first, n) for as many series at a time as an int can count what they have `each` of.
+// do_it(first, n) for as many series at a time as allow ints for all that is counted in a kernel.
 template <typename F>
-void for_some_series(int64_t N, int64_t each, const F& do_it) {
-  const int64_t most = MOST_PLACES / each;
+void for_some_series(int64_t N, const Sizes& size, int64_t columns, const F& do_it) {
+  const int64_t each = max(max((int64_t)size.L, columns), (int64_t)2 * size.F * size.T);
+  const int64_t most = MOST_NUMBERS / each;
   for (int64_t first = 0; first < N; first += most) do_it(first, (int)min(most, N - first));
 }
 

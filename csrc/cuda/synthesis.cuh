@@ -66,13 +66,13 @@ __device__ __forceinline__ void add_frames(const Room<W>& room, Number* samples,
     const bool near_an_end = l <= W / 2 || l + PACK >= L - W / 2;
 #pragma unroll
     for (int j = 0; j < PACK; ++j) {
-      if (INVERSE) sum[j] = weight[j] > 1e-11f ? 2.0f / W * sum[j] / weight[j] : 0;
+      if (INVERSE) sum[j] = weight[j] > 1e-11f ? __fdividef(2.0f / W * sum[j], weight[j]) : 0;
       if (!INVERSE && near_an_end)
         sum[j] += over_mirror_images(
             l + j, L, W, [&](int place) { return reaching<W>(frame, column, place, size); });
       out.at[j] = store<Number>(sum[j]);
     }
-    *(Pack<Number, PACK>*)(samples + (int64_t)series * L + l) = out;
+    *(Pack<Number, PACK>*)(samples + (series * L + l)) = out;
   }
 }
 
@@ -86,15 +86,13 @@ __global__ void __launch_bounds__(FRAMES)
   const int mine = (int)blockIdx.x * columns.own - columns.before + (int)threadIdx.x;
   const int series = max(mine, 0) / columns.by_n, t = mine - series * columns.n;
   const bool here = mine >= 0 && mine < n_columns && t < size.T;
-  const Number* from = planes + (int64_t)series * 2 * size.F * size.T + t;
-  const int64_t imaginary = (int64_t)size.F * size.T;
+  int from = (series * 2 * size.F - size.first) * size.T + t;
   Complex X[W / 2 + 1];
 #pragma unroll
-  for (int f = 0; f <= W / 2; ++f) {
-    const bool given = f >= size.first && f < size.first + size.F;
-    X[f].real = here && given ? load(from[0]) : 0;
-    if (f != 0 && f != W / 2) X[f].imaginary = here && given ? load(from[imaginary]) : 0;
-    if (given) from += size.T;
+  for (int f = 0; f <= W / 2; ++f, from += size.T) {
+    const bool given = here && f >= size.first && f < size.first + size.F;
+    X[f].real = given ? load(planes[from]) : 0;
+    if (f != 0 && f != W / 2) X[f].imaginary = given ? load(planes[from + size.F * size.T]) : 0;
   }
   if (threadIdx.x < W) room.taps[threadIdx.x] = window[threadIdx.x];
   __syncthreads();
@@ -121,18 +119,19 @@ __global__ void __launch_bounds__(FRAMES)
 // By the definition, for windows of any length: a thread has a sample.
 template <typename Number, bool INVERSE>
 __device__ __forceinline__ float reaching_any(const Number* planes, const float* window,
-                                              const Complex* roots, int place, const Sizes& size) {
+                                              const Complex* roots, int begin, int place,
+                                              const Sizes& size) {
   const int W = size.W, T = size.T, last = min(place / size.by_hop, T - 1);
   float sum = 0;
   for (int t = last, n = place - t * size.hop; t >= 0 && n < W; --t, n += size.hop) {
-    const Number* from = planes + t;
+    int from = begin + t;
     float frame = 0;
     int turn = (int)((int64_t)size.first * n % W);
     for (int f = size.first; f < size.first + size.F; ++f, from += T) {
       const bool alone = f == 0 || 2 * f == W;
-      const float real = load(from[0]) * (INVERSE && alone ? 0.5f : 1);
+      const float real = load(planes[from]) * (INVERSE && alone ? 0.5f : 1);
       frame = fmaf(real, roots[turn].real, frame);
-      if (!alone) frame = fmaf(load(from[(int64_t)size.F * T]), roots[turn].imaginary, frame);
+      if (!alone) frame = fmaf(load(planes[from + size.F * T]), roots[turn].imaginary, frame);
       turn += turn + n < W ? n : n - W;
     }
     sum = fmaf(frame, window[n], sum);
@@ -147,9 +146,9 @@ __global__ void __launch_bounds__(FRAMES)
   const int i = (int)(blockIdx.x * FRAMES + threadIdx.x);
   if (i >= n_samples) return;
   const int series = i / by_L, l = i - series * size.L;
-  planes += (int64_t)series * 2 * size.F * size.T;
+  const int begin = series * 2 * size.F * size.T;
   const auto at = [&](int place) {
-    return reaching_any<Number, INVERSE>(planes, window, tables.roots, place, size);
+    return reaching_any<Number, INVERSE>(planes, window, tables.roots, begin, place, size);
   };
   const float sum = at(l + size.W / 2);
   samples[i] = store<Number>(INVERSE ? sum * tables.inverse[l]
@@ -187,8 +186,7 @@ void synthesise(const Launch& on, const void* planes, const float* window, void*
              window, out, make_tables(on, window, size, INVERSE), n * (int)L, size, Divisor(L));
   };
   by_dtype(on.dtype, [&](auto zero) {
-    for_some_series(N, max((int64_t)columns.n, L),
-                    [&](int64_t from, int n) { run(zero, from, n); });
+    for_some_series(N, size, columns.n, [&](int64_t from, int n) { run(zero, from, n); });
   });
 }
 
