@@ -157,8 +157,7 @@ __global__ void __launch_bounds__(FRAMES)
 
 // Of a gradient, mirror images need a frame more on each side than reach the sample itself.
 inline Columns columns_of(const Sizes& size, bool inverse) {
-  const int reached = (size.L - 1 + size.W / 2) / size.hop + 1;
-  const int n = inverse ? reached : max(reached, size.T);
+  const int n = (size.L - 1 + size.W / 2) / size.hop + 1;  // with samples of the series
   const int before = inverse ? size.halo : size.W / size.hop, after = inverse ? 0 : 1;
   return {n, before, after, Divisor(n), FRAMES - before - after};
 }
