@@ -66,6 +66,14 @@ void bind_cuda(py::module_& cuda) {
   cuda.attr("compiler") = compiler();
   cuda.def("device_count", &device_count, no_gil);
   cuda.def("most_shared", &most_shared, no_gil);
+  cuda.def("stft", bind(stft), no_gil);
+  cuda.def("stft_backward", bind(stft_backward), no_gil);
+  cuda.def("stft_scratch", &stft_scratch);
+  cuda.def("stft_backward_scratch", &stft_scratch);
+  cuda.def("istft", bind(istft), no_gil);
+  cuda.def("istft_backward", bind(istft_backward), no_gil);
+  cuda.def("istft_scratch", &istft_scratch);
+  cuda.def("istft_backward_scratch", &istft_scratch);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);

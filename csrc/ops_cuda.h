@@ -13,6 +13,22 @@
 
 namespace tsgen::cuda {
 
+void stft(const Launch& on, const void* x, const float* window, void* planes, int64_t N, int64_t L,
+          int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T);
+void stft_backward(const Launch& on, const void* grad_planes, const float* window, void* grad_x,
+                   int64_t N, int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F,
+                   int64_t T);
+int64_t stft_scratch(int64_t N, int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F,
+                     int64_t T);  // of stft_backward, too
+
+void istft(const Launch& on, const void* planes, const float* window, void* x, int64_t N, int64_t L,
+           int64_t W, int64_t hop, int64_t first, int64_t F, int64_t T);
+void istft_backward(const Launch& on, const void* grad_x, const float* window, void* grad_planes,
+                    int64_t N, int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F,
+                    int64_t T);
+int64_t istft_scratch(int64_t N, int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F,
+                      int64_t T);  // of istft_backward, too
+
 void keep_confident(const Launch& on, const void* confidence, const int64_t* n_masked,
                     uint8_t* masked, int64_t B, int64_t N, int64_t n_bytes);
 

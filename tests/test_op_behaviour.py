@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from op_behaviour import assert_same
-from test_ops import OPS, device_for
+from test_ops import OPS, check_gradients, check_values, device_for
 from torch import Tensor
 
 from tsgen import dispatch, ops
@@ -49,6 +49,51 @@ class TestStft:
         torch.testing.assert_close(back, x_BCL * reached_L, rtol=0, atol=1e-6)
         back.sum().backward()
         torch.testing.assert_close(x_BCL.grad, reached_L.expand(2, 1, 36).float())
+
+    # Triton's interpreter would take minutes
+    @pytest.mark.parametrize("backend", ["cpu", "cuda"])
+    @pytest.mark.parametrize("W", [2, 4, 8, 16, 32, 64, 67])
+    def test_any_hop(self, backend, W, monkeypatch):
+        """Up to one that leaves samples out, and series that end within a block or fill two."""
+        for hop in (1, W // 2, W, W + 3):
+            L = max(300, 2 * hop) // hop * hop + W // 2
+            shapes = [(3, 1, length, W, hop, 0, W // 2 + 1) for length in (hop + W // 2, L)]
+            for name in ("stft", "istft"):
+                for shape in shapes:
+                    check_values(name, backend, torch.float32, shape)
+                monkeypatch.setattr(OPS[name], "TEST_SHAPES", shapes)
+                check_gradients(name, backend)
+
+    @pytest.mark.parametrize("backend", ["cpu", "cuda"])
+    def test_series_end_anywhere_in_a_block(self, backend, monkeypatch):
+        """Mirror images at an end need frames that come after those of the sample itself."""
+        for name in ("stft", "istft"):
+            shapes = [(1, 1, L, 8, 2, 0, 5) for L in range(232, 260, 2)]
+            monkeypatch.setattr(OPS[name], "TEST_SHAPES", shapes)
+            check_gradients(name, backend)
+
+    @pytest.mark.parametrize("backend", [b for b in dispatch.TABLE["stft"] if b != "torch"])
+    @pytest.mark.parametrize(("L", "W", "hop"), [(333, 4, 1), (200, 16, 4), (40, 7, 3)])
+    def test_bits_of_a_series_do_not_depend_on_others(self, backend, L, W, hop):
+        device = device_for("stft", backend, torch.float32)
+        window_W = (torch.hann_window(W) + 0.1).to(device)
+        x_BCL = torch.randn(9, 1, L).to(device)
+        stft, istft, stft_backward, istft_backward = (
+            dispatch.load(op, backend)
+            for op in ("stft", "istft", "stft_backward", "istft_backward")
+        )
+
+        def everything(x_BCL: Tensor) -> list[Tensor]:
+            planes = stft(x_BCL, window_W, hop, 1, W // 2 + 1)
+            reach = min(L, (planes.shape[3] - 1) * hop + (W + 1) // 2)
+            back = istft(planes, window_W, hop, 1, reach)
+            grad_x = stft_backward(planes, window_W, hop, 1, L)
+            grad_planes = istft_backward(back, window_W, hop, 1, *planes.shape[2:])
+            return [planes, back, grad_x, grad_planes]
+
+        together = everything(x_BCL)
+        for few in (slice(0, 1), slice(4, 6), slice(8, 9)):
+            assert_same(everything(x_BCL[few]), [out[few] for out in together])
 
     @pytest.mark.parametrize(("L", "W", "hop"), [(333, 4, 1), (600, 16, 4), (150, 7, 3)])
     def test_neither_threads_nor_the_batch_change_a_bit(self, L, W, hop):

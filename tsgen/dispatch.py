@@ -25,8 +25,8 @@ HALVES = (F32, BF16, F16)
 
 TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
-    "stft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "istft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "stft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
+    "istft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "norm_linear": {"torch": FLOATS, "triton": HALVES},

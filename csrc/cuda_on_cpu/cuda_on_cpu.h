@@ -121,6 +121,9 @@ inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
+inline void sincospi(double x, double* sine, double* cosine) {
+  *sine = std::sin(M_PI * x), *cosine = std::cos(M_PI * x);
+}
 
 template <typename T>
 T __ldg(const T* at) {
