@@ -67,6 +67,8 @@ void bind_cuda(py::module_& cuda) {
   cuda.def("device_count", &device_count, no_gil);
   cuda.def("most_shared", &most_shared, no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
+  cuda.def("nearest_code", bind(nearest_code), no_gil);
+  cuda.def("nearest_code_scratch", &nearest_code_scratch);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);
   cuda.def("snake_backward_scratch", &snake_backward_scratch);

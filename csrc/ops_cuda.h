@@ -16,6 +16,11 @@ namespace tsgen::cuda {
 void keep_confident(const Launch& on, const void* confidence, const int64_t* n_masked,
                     uint8_t* masked, int64_t B, int64_t N, int64_t n_bytes);
 
+// Ids and distances are those of a search in float32, d = 0, 1, ..., whatever the dtype.
+void nearest_code(const Launch& on, const void* x, const void* codes, int64_t* ids, float* distance,
+                  int64_t* counts, float* sums, int64_t N, int64_t K, int64_t D);
+int64_t nearest_code_scratch(int64_t N, int64_t K, int64_t D);
+
 void snake(const Launch& on, const void* x, const float* a, const float* gain, const float* shift,
            void* out, int64_t B, int64_t C, int64_t S);
 int64_t snake_backward_scratch(int64_t B, int64_t C, int64_t S);

@@ -27,7 +27,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
     "stft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "istft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "norm_linear": {"torch": FLOATS, "triton": HALVES},
     "linear_norm": {"torch": FLOATS, "triton": HALVES},
