@@ -66,9 +66,11 @@ void bind_cuda(py::module_& cuda) {
   cuda.attr("compiler") = compiler();
   cuda.def("device_count", &device_count, no_gil);
   cuda.def("most_shared", &most_shared, no_gil);
+  cuda.def("dropout", bind(dropout), no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
   cuda.def("nearest_code", bind(nearest_code), no_gil);
   cuda.def("nearest_code_scratch", &nearest_code_scratch);
+  cuda.def("philox", bind(philox), no_gil);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);
   cuda.def("snake_backward_scratch", &snake_backward_scratch);

@@ -47,8 +47,13 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "separable_conv": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "sum_taps": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
+    "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
+    "philox": {
+        "torch": (torch.int64,),
+        "cpu": (torch.int64,),
+        "triton": (torch.int64,),
+        "cuda": (torch.int64,),
+    },
 }
 
 # With no backend named: the first of these with no obstacle; "cuda" before "triton" for what it has
