@@ -74,7 +74,11 @@ void bind_cuda(py::module_& cuda) {
   cuda.def("istft_backward", bind(istft_backward), no_gil);
   cuda.def("istft_scratch", &istft_scratch);
   cuda.def("istft_backward_scratch", &istft_scratch);
+  cuda.def("dropout", bind(dropout), no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
+  cuda.def("nearest_code", bind(nearest_code), no_gil);
+  cuda.def("nearest_code_scratch", &nearest_code_scratch);
+  cuda.def("philox", bind(philox), no_gil);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);
   cuda.def("snake_backward_scratch", &snake_backward_scratch);

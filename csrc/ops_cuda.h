@@ -29,8 +29,19 @@ void istft_backward(const Launch& on, const void* grad_x, const float* window, v
 int64_t istft_scratch(int64_t N, int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F,
                       int64_t T);  // of istft_backward, too
 
+void dropout(const Launch& on, const void* x, const int64_t* seed, const void* residual, void* out,
+             int64_t n, int64_t n_dropped);
+
 void keep_confident(const Launch& on, const void* confidence, const int64_t* n_masked,
                     uint8_t* masked, int64_t B, int64_t N, int64_t n_bytes);
+
+// Ids and distances are those of a search in float32, d = 0, 1, ..., whatever the dtype.
+void nearest_code(const Launch& on, const void* x, const void* codes, int64_t* ids, float* distance,
+                  int64_t* counts, float* sums, int64_t N, int64_t K, int64_t D);
+int64_t nearest_code_scratch(int64_t N, int64_t K, int64_t D);
+
+void philox(const Launch& on, const int64_t* sample, int64_t* words, uint64_t key, int64_t B,
+            int64_t N, uint32_t stream, uint32_t step, uint32_t band);
 
 void snake(const Launch& on, const void* x, const float* a, const float* gain, const float* shift,
            void* out, int64_t B, int64_t C, int64_t S);

@@ -189,6 +189,27 @@ class TestNearestCode:
             one = whole.ids_N[n : n + 1], whole.distance_N[n : n + 1]
             torch.testing.assert_close(alone[:2], one, rtol=0, atol=0, equal_nan=True)
 
+    @pytest.mark.parametrize("dtype", dispatch.TABLE["nearest_code"]["cuda"])
+    def test_cuda_searches_in_float32_whatever_it_sweeps_in(self, dtype):
+        device = device_for("nearest_code", "cuda", dtype)
+        rng = torch.Generator().manual_seed(0)
+        codes_KD = torch.randn(40, 12, generator=rng).repeat(8, 1)
+        codes_KD += 0.01 * torch.randn(320, 12, generator=rng)  # too close for bfloat16
+        x_ND = codes_KD[:150] + 0.01 * torch.randn(150, 12, generator=rng)
+        x_ND, codes_KD = x_ND.to(device, dtype), codes_KD.to(device, dtype)
+
+        def search(x_ND: Tensor, codes_KD: Tensor) -> tuple[Tensor, Tensor]:
+            return ops.nearest_code(x_ND, codes_KD, backend="cuda")[:2]
+
+        ids_N, distance_N = search(x_ND, codes_KD)
+        true_NK = (x_ND.double()[:, None] - codes_KD.double()).square().sum(-1)
+        assert (true_NK.gather(1, ids_N[:, None])[:, 0] <= true_NK.amin(1) * (1 + 2e-6)).all()
+        for zeros in (12, 36, 60):  # other kernels, more roundings before the last
+            wide = [torch.nn.functional.pad(t, (0, zeros)) for t in (x_ND, codes_KD)]
+            assert_same(search(*wide), (ids_N, distance_N))
+        assert_same(search(x_ND.float(), codes_KD.float()), (ids_N, distance_N))
+        assert_same(search(x_ND[70:75], codes_KD), (ids_N[70:75], distance_N[70:75]))
+
 
 class TestAttention:
     def test_no_key_gives_zero_and_no_nan_gradient(self):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_ops import device_for
 
 from tsgen import dispatch, native
 from tsgen.errors import ArgumentError, ArgumentTypeError
@@ -56,8 +57,10 @@ class TestWords:
         known = extension.cpu.philox4x32(*counter, 0x76543210, 0xFEDCBA98)
         assert words_BN4[0, n].tolist() == list(known)
 
+    @pytest.mark.parametrize("backend", ["cpu", "cuda"])
     @pytest.mark.parametrize("key", KEYS)
-    def test_native_equals_pytorch(self, extension, key):
+    def test_native_equals_pytorch(self, backend, key):
+        device = device_for("philox", backend, torch.int64)
         rng = torch.Generator().manual_seed(key % 2**63)
         drawn_B = torch.randint(-(2**63), 2**63 - 1, (50,), generator=rng)
         sample_B = torch.cat([torch.tensor(SAMPLES), drawn_B])
@@ -66,7 +69,8 @@ class TestWords:
         )
         for at in (FIRST, {"stream": stream, "step": step, "band": band}, LAST):
             expected = philox(key, sample_B, 13, **at, backend="torch")
-            assert torch.equal(philox(key, sample_B, 13, **at, backend="cpu"), expected)
+            found = philox(key, sample_B.to(device), 13, **at, backend=backend)
+            assert torch.equal(found.cpu(), expected)
             assert 0 <= expected.min() <= expected.max() < 2**32
 
     def test_a_sample_does_not_depend_on_its_company(self):

@@ -27,7 +27,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     # op: {backend: the dtypes of its first tensor}
     "stft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "istft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
-    "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "norm_linear": {"torch": FLOATS, "triton": HALVES},
     "linear_norm": {"torch": FLOATS, "triton": HALVES},
@@ -47,8 +47,13 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "separable_conv": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
     "snake": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "sum_taps": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
-    "philox": {"torch": (torch.int64,), "cpu": (torch.int64,), "triton": (torch.int64,)},
+    "dropout": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
+    "philox": {
+        "torch": (torch.int64,),
+        "cpu": (torch.int64,),
+        "triton": (torch.int64,),
+        "cuda": (torch.int64,),
+    },
 }
 
 # With no backend named: the first of these with no obstacle; "cuda" before "triton" for what it has

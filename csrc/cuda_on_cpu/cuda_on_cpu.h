@@ -97,6 +97,18 @@ inline unsigned __ballot_sync(unsigned mask, int yes) {
 inline int __any_sync(unsigned mask, int yes) { return __ballot_sync(mask, yes) != 0; }
 inline int __all_sync(unsigned mask, int yes) { return __ballot_sync(mask, yes) == mask; }
 
+// The lanes that pass the same value.
+template <typename T>
+unsigned __match_any_sync(unsigned mask, T value) {
+  cuda_on_cpu::write_mailbox(&value, sizeof value);
+  cuda_on_cpu::wait_for_lanes(mask);
+  unsigned same = 0;
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if (mask >> lane & 1)
+      same |= (unsigned)!std::memcmp(&value, cuda_on_cpu::mailbox_of(lane), sizeof value) << lane;
+  return same;
+}
+
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }

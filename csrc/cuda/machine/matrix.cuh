@@ -4,6 +4,8 @@
 // PTX ISA 9.0, sections 9.7.14.5.8 (mma.m16n8k16), 9.7.14.5.15 (ldmatrix), 9.7.9.25.3 (cp.async).
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/machine/numbers.cuh"
 
 namespace tsgen::cuda {
@@ -24,7 +26,16 @@ struct FragmentC {
 
 template <typename T>
 __device__ __forceinline__ uint32_t pack(float low, float high) {
+#ifdef __CUDA_ARCH__
+  uint32_t word;
+  if (std::is_same<T, Half>::value)
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
   return (uint32_t)store<T>(high).bits << 16 | store<T>(low).bits;
+#endif
 }
 
 #ifdef TSGEN_CUDA_ON_CPU

@@ -17,6 +17,12 @@ struct Max {
     return b > a ? b : a;  // NaN in b loses
   }
 };
+struct Min {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return b < a ? b : a;  // NaN in b loses
+  }
+};
 
 // `of` all values of `width` neighbouring lanes, in each of them.
 template <int width = WARP, typename T, typename Of>
