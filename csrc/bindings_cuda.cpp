@@ -26,6 +26,7 @@ void bind_cuda(py::module_& cuda) {
   cuda.attr("on_cpu") = on_cpu();
   cuda.def("device_count", &device_count, no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
+  cuda.def("sample_code", bind(sample_code), no_gil);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);
   cuda.def("snake_backward_scratch", &snake_backward_scratch);

@@ -15,6 +15,10 @@ namespace tsgen::cuda {
 void keep_confident(const Launch& on, const void* confidence, const int64_t* n_masked,
                     uint8_t* masked, int64_t B, int64_t N, int64_t n_bytes);
 
+void sample_code(const Launch& on, const void* h, const double* u, const void* weight,
+                 const float* bias, int64_t* ids, float* logp, int64_t R, int64_t D, int64_t K,
+                 double temperature, int64_t top_k, double top_p);
+
 void snake(const Launch& on, const void* x, const float* a, const float* gain, const float* shift,
            void* out, int64_t B, int64_t C, int64_t S);
 int64_t snake_backward_scratch(int64_t B, int64_t C, int64_t S);

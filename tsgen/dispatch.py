@@ -31,7 +31,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "norm_linear": {"torch": FLOATS, "triton": HALVES},
     "linear_norm": {"torch": FLOATS, "triton": HALVES},
     "feed_forward": {"torch": FLOATS, "triton": HALVES},
-    "sample_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "sample_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "keep_confident": {
         "torch": (F64, F32),
         "cpu": (F64, F32),

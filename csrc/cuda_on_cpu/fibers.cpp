@@ -62,9 +62,10 @@ struct Fiber {
   void* at = nullptr;  // its stack pointer while another runs
   void* fake_stack = nullptr;
   State state = State::done;
-  unsigned mask = 0;   // of the lanes that it waits for
-  unsigned waits = 0;  // how often it has waited for lanes
+  unsigned mask = 0;  // of the lanes that it waits for
+  // the one that others read, and the one that is written meanwhile
   alignas(16) unsigned char mailbox[2][MAILBOX];
+  unsigned readable = 0;
   std::vector<Copy> copies;  // since the last group ended
   std::deque<std::vector<Copy>> groups;
 };
@@ -131,7 +132,7 @@ void start(Fiber& fiber) {
   fiber.at = top - 6;  // what tsgen_switch_stack pops
   fiber.fake_stack = nullptr;
   fiber.state = State::ready;
-  fiber.mask = fiber.waits = 0;
+  fiber.mask = fiber.readable = 0;
 }
 
 void resume(unsigned thread) {
@@ -170,8 +171,11 @@ void run_warp(unsigned first) {
     }
     if (waiting == 0) return;
     if (released == 0) fail("some lanes of a warp wait for lanes that do not come");
-    for (unsigned i = 0; i < n; ++i)
-      if (released >> i & 1) fibers[first + i]->state = State::ready;
+    for (unsigned i = 0; i < n; ++i) {
+      if (!(released >> i & 1)) continue;
+      fibers[first + i]->state = State::ready;
+      fibers[first + i]->readable ^= 1;
+    }
   }
 }
 
@@ -220,21 +224,19 @@ void wait_for_block() { to_scheduler(State::at_block); }
 
 void wait_for_lanes(unsigned mask) {
   fibers[current]->mask = mask;
-  ++fibers[current]->waits;
   to_scheduler(State::at_lanes);
 }
 
 void write_mailbox(const void* value, size_t n_bytes) {
   if (n_bytes > MAILBOX) fail("a value too large for a lane's mailbox");
-  // two of them: the next value is written when some have not read this one
-  std::memcpy(fibers[current]->mailbox[(fibers[current]->waits + 1) % 2], value, n_bytes);
+  Fiber& fiber = *fibers[current];
+  std::memcpy(fiber.mailbox[fiber.readable ^ 1], value, n_bytes);
 }
 
 const void* mailbox_of(unsigned of) {
   const unsigned thread = current / WARP * WARP + of;
   if (thread >= n_running) fail("a lane reads from one that does not exist");
-  const Fiber& fiber = *fibers[thread];
-  return fiber.mailbox[fibers[current]->waits % 2];
+  return fibers[thread]->mailbox[fibers[thread]->readable];
 }
 
 unsigned lane() { return current % WARP; }

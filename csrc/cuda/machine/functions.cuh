@@ -28,4 +28,15 @@ __device__ __forceinline__ HalfTurn half_turn(float x) {
   return {r + r * u * s, 1.0f - 0.5f * u + u * u * c};
 }
 
+// 2^x to 2 units in the last place; what is not normal is 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
 }  // namespace tsgen::cuda

@@ -1,0 +1,262 @@
+// The head, logits = h Wᵀ + b, a tile of rows and codes at a time, in the registers of a block.
+//
+// A thread has CODES codes of a tile that follow each other, in each of its rows. `parts` tiles
+// make up CODES * parts such codes, a group: whatever is summed up over one needs no other thread.
+#pragma once
+
+#include "cuda/machine/pieces.cuh"
+#include "cuda/machine/reduce.cuh"
+
+namespace tsgen::cuda {
+
+template <typename T>
+struct Head {
+  const T *h, *weight;  // (R, D), (K, D)
+  const float* bias;    // (K) or null
+  int64_t R;
+  int K, D;
+  bool packed;    // rows are in pieces
+  int parts = 1;  // tiles of a group
+
+  __device__ __forceinline__ const T* row(int64_t r) const { return h + r * D; }
+  __device__ __forceinline__ const T* code(int k) const { return weight + (int64_t)k * D; }
+  // b, and no weight behind the last code
+  __device__ __forceinline__ float bias_of(int k) const {
+    return k < K ? bias ? __ldg(bias + k) : 0 : -INFINITY;
+  }
+};
+
+// Counts a piece of the dims of a part of a stretch of groups.
+struct TileCursor {
+  int piece = 0, part = 0, stretch = 0;
+
+  __device__ __forceinline__ void next(int n_pieces, int parts) {
+    if (++piece < n_pieces) return;
+    piece = 0;
+    if (++part == parts) part = 0, ++stretch;
+  }
+};
+
+// Of float16 and bfloat16, by tensor cores. A warp has 32 rows, whose numbers stay in registers.
+template <typename T_, int STEPS>
+struct HalfTiles {
+  using T = T_;
+  static constexpr int THREADS = 256, ROWS = 256, CODES = 16, LANES = 4, ROWS_OF_THREAD = 4;
+  static constexpr int TILE = CODES * LANES, DIMS = 16 * STEPS, STAGES = 3, PIECES = DIMS / 8;
+  struct Shared {
+    T weight[STAGES][TILE][DIMS];  // code i at row i, its pieces in the order of piece ^ key(i)
+  };
+  using Logits = FragmentC[2][TILE / 8];
+
+  static __device__ __forceinline__ float& logit(Logits& c, int i, int code) {
+    return c[i / 2][code / 2].at[i % 2 * 2 + code % 2];
+  }
+  static __device__ __forceinline__ int row_of(int i) {
+    return threadIdx.x / WARP * 32 + 8 * i + threadIdx.x % WARP / 4;
+  }
+  static __device__ __forceinline__ int lane_of_row() { return threadIdx.x % LANES; }
+  // of the codes whose rows are loaded together, all different
+  static __device__ __forceinline__ int key(int code) { return code / CODES * 2 + code % 2; }
+
+  static __device__ void fetch(const Head<T>& head, T (*weight)[DIMS], const TileCursor& at) {
+    for (int i = threadIdx.x; i < TILE * PIECES; i += THREADS) {
+      const int code = i / PIECES, piece = i % PIECES;
+      const int group = at.stretch * LANES + code / CODES;
+      const int k = (group * head.parts + at.part) * CODES + code % CODES;
+      copy_piece(&weight[code][(piece ^ key(code)) * 8], head.code(k), k < head.K,
+                 at.piece * DIMS + piece * 8, head.D, head.packed);
+    }
+  }
+
+  static __device__ void load_rows(const Head<T>& head, int64_t first, int piece,
+                                   FragmentA (&a)[2][STEPS]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t r = first + row_of(i);
+#pragma unroll
+      for (int k = 0; k < 2 * STEPS; ++k)
+        a[i / 2][k / 2].word[k % 2 * 2 + i % 2] =
+            load_pair(head.row(r), r < head.R, piece * DIMS + k * 8 + threadIdx.x % 4 * 2, head.D,
+                      head.packed);
+    }
+  }
+
+  static __device__ __forceinline__ void multiply(Logits& c, const FragmentA (&a)[2][STEPS],
+                                                  const T (*weight)[DIMS]) {
+    const int lane = threadIdx.x % WARP, row = lane % 8;
+    const T* const from = weight[row / 2 * CODES + row % 2 + lane / 16 * 2];
+#pragma unroll
+    for (int k = 0; k < STEPS; ++k)
+#pragma unroll
+      for (int n = 0; n < TILE / 8; n += 2) {  // 8 codes, two in each group, and the next two
+        uint32_t b[4];
+        load_matrices<false>(b, from + 2 * n * DIMS + ((2 * k + lane / 8 % 2) ^ row) * 8);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          multiply_add<T>(c[m][n], a[m][k], {b[0], b[1]});
+          multiply_add<T>(c[m][n + 1], a[m][k], {b[2], b[3]});
+        }
+      }
+  }
+
+  // take(group, part, logits without b): this thread's of each tile, in the order of its codes.
+  template <typename Take>
+  static __device__ __forceinline__ void each(const Head<T>& head, int64_t first, Shared& room,
+                                              const Take& take) {
+    const int warp = threadIdx.x / WARP, n_pieces = max(1, (int)ceil_div(head.D, DIMS));
+    const int n = n_pieces * head.parts * (int)ceil_div(head.K, TILE * head.parts);
+    const bool busy = first + 32 * warp < head.R;
+    // The two warps that share an arithmetic unit take turns in tensor cores and exponentials.
+    const bool late = warp >= THREADS / WARP / 2;
+    FragmentA a[2][STEPS];
+    Logits c;
+    TileCursor to, at, last;
+    for (int i = 0; i < STAGES - 1; ++i, to.next(n_pieces, head.parts), end_copies())
+      if (i < n) fetch(head, room.weight[i], to);
+    if (n_pieces == 1) load_rows(head, first, 0, a);
+    for (int i = 0; i < n; ++i, at.next(n_pieces, head.parts), to.next(n_pieces, head.parts)) {
+      wait_for_copies<STAGES - 2>();
+      __syncthreads();
+      if (i + STAGES - 1 < n) fetch(head, room.weight[(i + STAGES - 1) % STAGES], to);
+      end_copies();
+      if (!busy) continue;
+      if (at.piece == 0) {
+        if (late && i > 0) take(last.stretch * LANES + lane_of_row(), last.part, c);
+        memset(&c, 0, sizeof c);
+      }
+      if (n_pieces > 1) load_rows(head, first, at.piece, a);
+      multiply(c, a, room.weight[i % STAGES]);
+      if (!late && at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
+      last = at;
+    }
+    if (busy && late) take(last.stretch * LANES + lane_of_row(), last.part, c);
+    wait_for_copies<0>();
+    __syncthreads();
+  }
+
+  // Logits of codes k to k + CODES for 8 rows, of which each lane has number lane / 4 or -1; row i
+  // goes to out + i * pitch if its bit is set in `wanted`. For whole warps.
+  static __device__ __forceinline__ void few(const Head<T>& head, int64_t row, int k, float* out,
+                                             int pitch, unsigned wanted) {
+    const int lane = threadIdx.x % WARP, code = k + lane / 4;
+    FragmentC c = {};
+    for (int d = lane % 4 * 8; d - lane % 4 * 8 < head.D; d += 32) {
+      const auto words = [&](const T* from, bool there) {
+        const auto piece = load_piece(from, there, d, head.D, head.packed);
+        uint4 bits;
+        memcpy(&bits, &piece, sizeof bits);
+        return bits;
+      };
+      // the dims in another order, the same for rows and codes
+      const uint4 b = words(head.row(row), row >= 0);
+      const uint4 low = words(head.code(code), code < head.K);
+      const uint4 high = words(head.code(code + 8), code + 8 < head.K);
+      multiply_add<T>(c, {low.x, high.x, low.y, high.y}, {b.x, b.y});
+      multiply_add<T>(c, {low.z, high.z, low.w, high.w}, {b.z, b.w});
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = lane % 4 * 2 + i % 2, at = lane / 4 + i / 2 * 8;
+      if (wanted >> column & 1) out[column * pitch + at] = c.at[i] + head.bias_of(k + at);
+    }
+  }
+};
+
+// Of float32, by FMA in the order of the dims: a thread has 8 rows x 8 codes.
+struct FloatTiles {
+  using T = float;
+  static constexpr int THREADS = 128, ROWS = 128, CODES = 8, LANES = 8, ROWS_OF_THREAD = 8;
+  static constexpr int TILE = CODES * LANES, DIMS = 32, STAGES = 2, PIECES = DIMS / 4;
+  static constexpr int PITCH = DIMS + 4;  // 8 rows that are read together lie in different banks
+  struct Shared {
+    float h[STAGES][ROWS][PITCH];
+    float weight[STAGES][TILE][PITCH];  // code i of the tile at row i % CODES * LANES + i / CODES
+  };
+  using Logits = float[ROWS_OF_THREAD][CODES];
+
+  static __device__ __forceinline__ float& logit(Logits& c, int i, int code) { return c[i][code]; }
+  static __device__ __forceinline__ int row_of(int i) {
+    return i * (ROWS / ROWS_OF_THREAD) + threadIdx.x / LANES;
+  }
+  static __device__ __forceinline__ int lane_of_row() { return threadIdx.x % LANES; }
+
+  static __device__ void fetch(const Head<float>& head, int64_t first, Shared& room, int stage,
+                               const TileCursor& at) {
+    const int piece = threadIdx.x % PIECES, d = at.piece * DIMS + piece * 4;
+    for (int i = threadIdx.x / PIECES; i < ROWS + TILE; i += THREADS / PIECES) {
+      if (i < ROWS) {
+        copy_piece(&room.h[stage][i][piece * 4], head.row(first + i), first + i < head.R, d, head.D,
+                   head.packed);
+      } else {
+        const int place = i - ROWS, group = at.stretch * LANES + place % LANES;
+        const int k = (group * head.parts + at.part) * CODES + place / LANES;
+        copy_piece(&room.weight[stage][place][piece * 4], head.code(k), k < head.K, d, head.D,
+                   head.packed);
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void multiply(Logits& c, const float (*h)[PITCH],
+                                                  const float (*weight)[PITCH]) {
+#pragma unroll 2
+    for (int d = 0; d < DIMS; d += 4) {
+      float4 w[CODES];
+#pragma unroll
+      for (int j = 0; j < CODES; ++j) w[j] = *(const float4*)&weight[j * LANES + lane_of_row()][d];
+#pragma unroll
+      for (int i = 0; i < ROWS_OF_THREAD; ++i) {
+        const float4 x = *(const float4*)&h[row_of(i)][d];
+#pragma unroll
+        for (int j = 0; j < CODES; ++j)
+          c[i][j] =
+              fmaf(x.w, w[j].w, fmaf(x.z, w[j].z, fmaf(x.y, w[j].y, fmaf(x.x, w[j].x, c[i][j]))));
+      }
+    }
+  }
+
+  template <typename Take>
+  static __device__ __forceinline__ void each(const Head<float>& head, int64_t first, Shared& room,
+                                              const Take& take) {
+    const int n_pieces = max(1, (int)ceil_div(head.D, DIMS));
+    const int n = n_pieces * head.parts * (int)ceil_div(head.K, TILE * head.parts);
+    Logits c;
+    TileCursor to, at;
+    fetch(head, first, room, 0, to);
+    for (int i = 0; i < n; ++i, at.next(n_pieces, head.parts)) {
+      end_copies();
+      wait_for_copies<0>();
+      __syncthreads();
+      to.next(n_pieces, head.parts);
+      if (i + 1 < n) fetch(head, first, room, (i + 1) % STAGES, to);
+      if (at.piece == 0) memset(&c, 0, sizeof c);
+      multiply(c, room.h[i % STAGES], room.weight[i % STAGES]);
+      if (at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
+    }
+    __syncthreads();
+  }
+
+  static __device__ __forceinline__ void few(const Head<float>& head, int64_t row, int k,
+                                             float* out, int pitch, unsigned wanted) {
+    const int lane = threadIdx.x % WARP, code = k + lane / 4;
+    int64_t rows[8];
+    float c[8] = {};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) rows[i] = __shfl_sync(ALL_LANES, row, 4 * i);
+    for (int d = lane % 4 * 4; d < head.D; d += 16) {
+      const auto w = load_piece(head.code(code), code < head.K, d, head.D, head.packed);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const auto x = load_piece(head.row(rows[i]), rows[i] >= 0, d, head.D, head.packed);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) c[i] = fmaf(x.at[j], w.at[j], c[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float l = over_lanes<4>(c[i], Sum()) + head.bias_of(code);
+      if (i / 2 == lane % 4 && wanted >> i & 1) out[i * pitch + lane / 4] = l;
+    }
+  }
+};
+
+}  // namespace tsgen::cuda
