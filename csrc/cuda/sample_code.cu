@@ -298,14 +298,15 @@ void sample_code(const Launch& on, const void* h, const double* u, const void* w
   if (R == 0) return;
   const bool greedy = temperature < SMALLEST;
   const float inverse = greedy ? 1 : max((float)(1 / temperature), SMALLEST);
-  const SampleSettings how{inverse, top_k < K && !greedy ? (int)top_k : 0,
-                           greedy ? 1 : (float)top_p, greedy, greedy || temperature == 1};
+  const SampleSettings how{inverse, top_k < K && !greedy ? (int)top_k : 0, greedy ? 1 : top_p,
+                           greedy, greedy || temperature == 1};
   const Draw to{u, ids, logp, how};
   by_dtype(on.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Head<T> head{
         (const T*)h, (const T*)weight, bias, R, (int)K, (int)D, in_pieces<T>(D, {h, weight})};
-    if (!weight) return launch(on, row_kernel<T, false>, ceil_div(R, FEW), THREADS, 0, head, to);
+    if (!weight && D == K)  // an empty weight is null, too
+      return launch(on, row_kernel<T, false>, ceil_div(R, FEW), THREADS, 0, head, to);
     if constexpr (sizeof(T) == 4)
       return with_head<FloatTiles>(on, head, to);
     else if (D <= 64)

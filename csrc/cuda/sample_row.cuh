@@ -16,7 +16,7 @@ constexpr float LOG2_E = 1.44269504f;
 struct SampleSettings {
   float inverse;  // of the temperature
   int top_k;      // 0 for all
-  float top_p;
+  double top_p;
   bool greedy, same;  // same: the temperature is 1
 };
 
@@ -52,49 +52,52 @@ struct SampleRow {
   const SampleSettings& how;
   const int lane = threadIdx.x % WARP;
   float top = LOWEST, total = 0;
-  float bound = -INFINITY, n_equal = 0;
+  float bound = -INFINITY;
+  int n_equal = 0;
 
   // The sum over all codes of what `of` makes of a logit.
-  template <typename Of>
-  __device__ float sum(const Of& of) const {
-    float part = 0;
+  template <typename Number, typename Of>
+  __device__ Number sum(const Of& of) const {
+    Number part = 0;
     for (int k = lane; k < K; k += WARP) part += of(logit(k));
-    return (float)over_lanes((double)part, Sum());
+    return over_lanes(part, Sum());
   }
 
-  // How many codes have `least` and more than `floor`, or what they weigh.
-  __device__ float amount_from(float least, float floor, bool count) const {
-    return sum([&](float l) {
-      if (!(l >= least && l > floor)) return 0.0f;
-      return count ? 1.0f : weight_of(l - top, how);
-    });
+  // How many codes have `least` and more than `floor`.
+  __device__ int n_from(float least, float floor) const {
+    return sum<int>([&](float l) { return l >= least && l > floor; });
+  }
+  // What they weigh. In float64: many that tie would add up to one too many or too few.
+  __device__ double weight_from(float least, float floor) const {
+    return sum<double>(
+        [&](float l) { return l >= least && l > floor ? weight_of(l - top, how) : 0.0f; });
   }
 
-  // The largest logit from which on there is enough; amount(least), falling.
-  template <typename Amount>
-  __device__ float last_with(float enough, const Amount& amount) const {
+  // The largest logit for which `reached` is true, which it is for all below.
+  template <typename Reached>
+  __device__ static float last_that(const Reached& reached) {
     unsigned place = 0;
     for (unsigned bit = 1u << 31; bit; bit >>= 1)
-      if (amount(logit_at(place | bit)) >= enough) place |= bit;
+      if (reached(logit_at(place | bit))) place |= bit;
     return logit_at(place);
   }
 
   __device__ void keep_top_k() {
     const float floor = bound;
-    bound = last_with((float)how.top_k, [&](float x) { return amount_from(x, floor, true); });
-    n_equal = (float)how.top_k - amount_from(bound, bound, true);
+    bound = last_that([&](float x) { return n_from(x, floor) >= how.top_k; });
+    n_equal = how.top_k - n_from(bound, bound);
   }
 
   // A code stays if what is likelier, or as likely and before it, weighs less than enough.
   __device__ void keep_top_p() {
-    const float floor = bound, at_floor = n_equal * weight_of(floor - top, how);
-    const float enough = how.top_p * (amount_from(floor, floor, false) + at_floor);
-    bound = last_with(enough, [&](float x) {
-      return amount_from(x, floor, false) + (x <= floor ? at_floor : 0.0f);
-    });
-    const float rest = enough - amount_from(bound, bound, false);
-    const float n = ceilf(rest / weight_of(bound - top, how));
-    n_equal = bound == floor && n_equal < n ? n_equal : n;
+    const float floor = bound;
+    const double at_floor = (double)n_equal * weight_of(floor - top, how);
+    const double enough = how.top_p * (weight_from(floor, floor) + at_floor);
+    bound = last_that(
+        [&](float x) { return weight_from(x, floor) + (x <= floor ? at_floor : 0) >= enough; });
+    const double rest = enough - weight_from(bound, bound);
+    const double n = ceil(rest / weight_of(bound - top, how));  // NaN where nothing weighs anything
+    n_equal = bound == floor && n_equal < n ? n_equal : n < K ? (int)n : K;
   }
 
   // The weight of this lane's code after the cut. seen: how many codes before were at the bound.
@@ -102,7 +105,7 @@ struct SampleRow {
     const unsigned equals = __ballot_sync(ALL_LANES, l == bound);
     const int rank = seen + __popc(equals & ((1u << lane) - 1));
     seen += __popc(equals);
-    const bool kept = l > bound || (l == bound && (float)rank < n_equal);
+    const bool kept = l > bound || (l == bound && rank < n_equal);
     return kept ? weight_of(l - top, how) : 0.0f;
   }
 
@@ -166,7 +169,7 @@ struct SampleRow {
   __device__ Drawn run(double u) {
     for (int k = lane; k < K; k += WARP) top = fmaxf(top, logit(k));
     top = over_lanes(top, Max());
-    total = sum([&](float l) { return weight_uncut(l - top); });
+    total = sum<float>([&](float l) { return weight_uncut(l - top); });
     if (how.greedy) return first_at_top();
     if (how.top_k) keep_top_k();
     if (how.top_p < 1) keep_top_p();
