@@ -26,6 +26,10 @@ void bind_cuda(py::module_& cuda) {
   cuda.attr("on_cpu") = on_cpu();
   cuda.def("device_count", &device_count, no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
+  cuda.def("masked_cross_entropy", bind(masked_cross_entropy), no_gil);
+  cuda.def("masked_cross_entropy_scratch", &masked_cross_entropy_scratch);
+  cuda.def("masked_cross_entropy_backward", bind(masked_cross_entropy_backward), no_gil);
+  cuda.def("masked_cross_entropy_backward_scratch", &masked_cross_entropy_backward_scratch);
   cuda.def("sample_code", bind(sample_code), no_gil);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);

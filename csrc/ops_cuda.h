@@ -15,6 +15,16 @@ namespace tsgen::cuda {
 void keep_confident(const Launch& on, const void* confidence, const int64_t* n_masked,
                     uint8_t* masked, int64_t B, int64_t N, int64_t n_bytes);
 
+int64_t masked_cross_entropy_scratch(int64_t M, int64_t R, int64_t K, int64_t D);
+void masked_cross_entropy(const Launch& on, const void* h, const void* weight, const float* bias,
+                          const int64_t* rows, const int64_t* target, float* loss, int64_t M,
+                          int64_t R, int64_t K, int64_t D);
+int64_t masked_cross_entropy_backward_scratch(int64_t M, int64_t R, int64_t K, int64_t D);
+void masked_cross_entropy_backward(const Launch& on, const void* h, const void* weight,
+                                   const float* bias, const int64_t* rows, const int64_t* target,
+                                   float* loss, void* grad_h, float* grad_weight, float* grad_bias,
+                                   int64_t M, int64_t R, int64_t K, int64_t D);
+
 void sample_code(const Launch& on, const void* h, const double* u, const void* weight,
                  const float* bias, int64_t* ids, float* logp, int64_t R, int64_t D, int64_t K,
                  double temperature, int64_t top_k, double top_p);

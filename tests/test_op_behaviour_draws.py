@@ -76,15 +76,19 @@ class TestSampleCode:
         assert set(ids_R.tolist()) == drawn
         assert logp_R.isfinite().all()
 
-    def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads(self):
-        device_for("sample_code", "cpu", torch.float32)
+    @pytest.mark.parametrize(
+        ("backend", "dtype"),
+        [("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)],
+    )
+    def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads(self, backend, dtype):
+        device = device_for("sample_code", backend, dtype)
         for shape in ((203, 1024, 40, 1.0, 0, 1.0), (203, 100, 390, 0.7, 9, 0.9)):
-            h_RD, u_R, *rest = OPS["sample_code"].make_inputs(shape, "cpu", torch.float32)
-            together = run("sample_code", (h_RD, u_R, *rest), "cpu")
+            h_RD, u_R, *rest = OPS["sample_code"].make_inputs(shape, device, dtype)
+            together = run("sample_code", (h_RD, u_R, *rest), backend)
             with threads(3):
-                assert_same(together, run("sample_code", (h_RD, u_R, *rest), "cpu"))
+                assert_same(together, run("sample_code", (h_RD, u_R, *rest), backend))
             for rows in (slice(0, 1), slice(57, 64), slice(190, 203)):
-                part = run("sample_code", (h_RD[rows], u_R[rows], *rest), "cpu")
+                part = run("sample_code", (h_RD[rows], u_R[rows], *rest), backend)
                 assert_same([out[rows] for out in together], part)
 
 

@@ -38,7 +38,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
         "triton": (F64, F32),
         "cuda": (F64, F32),
     },
-    "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "masked_cross_entropy": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "embed_tokens": {"torch": FLOATS, "triton": HALVES},
     "draw_uniforms": {"torch": (torch.int64,), "triton": (torch.int64,)},
     "remask_tokens": {"torch": (torch.int64,), "triton": (torch.int64,)},

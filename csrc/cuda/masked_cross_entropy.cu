@@ -1,0 +1,348 @@
+// Head and cross-entropy on some rows: logits live in a tile of rows x codes at a time.
+//
+// As in kernels/masked_cross_entropy.py: the gradient of h comes with the loss, weights being
+// summed up unnormalised while the largest logit is searched. That of W computes the logits again,
+// codes staying where they are, a part of the rows in each block. Parts are added up in order.
+#include "cuda/machine/functions.cuh"
+#include "cuda/machine/reduce.cuh"
+#include "cuda/product_pair.cuh"
+#include "ops_cuda.h"
+
+namespace tsgen::cuda {
+namespace {
+
+constexpr int THREADS = 256;
+constexpr int64_t ROWS_OF_PART = 512;  // of the gradient of W, at least
+constexpr int64_t MOST_BLOCKS_OF_CODES = 384;
+constexpr float LOWEST = -3.4028235e38f;  // below every logit, yet differences to it are no NaN
+constexpr float LOG2_E = 1.44269504f;
+
+// What the gradient of W needs to know of a row.
+struct alignas(16) Row {
+  int64_t row;  // of h
+  float log_total;
+  int target;
+};
+
+template <typename T>
+struct Loss {
+  const T *h, *weight;  // (M, D), (K, D)
+  const float* bias;    // (K) or null
+  const int64_t *rows, *target;
+  int64_t M, R;
+  int K, D;
+  bool packed;
+
+  // Null for what does not exist.
+  __device__ __forceinline__ const T* row(int64_t r) const {
+    return r >= 0 && r < M ? h + r * D : nullptr;
+  }
+  __device__ __forceinline__ const T* code(int64_t k) const {
+    return k >= 0 && k < K ? weight + k * D : nullptr;
+  }
+  __device__ __forceinline__ float bias_of(int k) const {
+    return k < K ? bias ? __ldg(bias + k) : 0 : -INFINITY;
+  }
+  __device__ __forceinline__ int64_t row_number(int64_t r) const { return r < R ? rows[r] : -1; }
+};
+
+__device__ __forceinline__ float exp_fast(float x) { return exp2_fast(x * LOG2_E); }
+
+// The softmax of rows as the codes pass by, and where the target's logit is found.
+template <typename Pair>
+struct OnlineSoftmax {
+  static constexpr int N = Pair::N_ROWS;
+  float top[N], total[N] = {}, chosen[N] = {};
+  int target[N];  // -1 for one that does not exist
+
+  template <bool GRAD>
+  __device__ __forceinline__ void take(Pair& pair, const Loss<typename Pair::T>& loss, int first) {
+#pragma unroll
+    for (int j = 0; j < Pair::N_COLUMNS; ++j) {
+      const int k = first + Pair::column_of(j);
+      const float bias = loss.bias_of(k);
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        const float l = pair.at(i, j) += bias;
+        if (k == target[i]) chosen[i] = l;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      float higher = top[i], sum = 0;
+#pragma unroll
+      for (int j = 0; j < Pair::N_COLUMNS; ++j) higher = fmaxf(higher, pair.at(i, j));
+      higher = over_lanes<Pair::LANES>(higher, Max());
+#pragma unroll
+      for (int j = 0; j < Pair::N_COLUMNS; ++j)
+        sum += pair.at(i, j) = exp_fast(pair.at(i, j) - higher);
+      const float shrink = exp_fast(top[i] - higher);
+      total[i] = total[i] * shrink + sum;
+      top[i] = higher;
+      if (GRAD) {
+#pragma unroll
+        for (int j = 0; j < Pair::N_OUT; ++j) pair.out(i, j) *= shrink;
+      }
+    }
+  }
+};
+
+// A block has 64 rows, and a piece of the dims of their gradients.
+template <typename Pair, bool GRAD>
+__global__ void __launch_bounds__(PAIR_THREADS)
+    rows_kernel(Loss<typename Pair::T> loss, double* losses,  // a sum for every 64 rows
+                Row* known,                                   // (R), and the next with GRAD
+                typename Pair::T* grad_h) {                   // (M, D), zeros
+  using T = typename Pair::T;
+  auto& room = shared<typename Pair::Shared>();
+  __shared__ double sums[PAIR_THREADS / WARP];
+  const int n_pieces = GRAD ? max(1, (int)ceil_div(loss.D, Pair::DIMS)) : 1;
+  const int64_t block = blockIdx.x / n_pieces, first = block * PAIR_ROWS;
+  const int piece = blockIdx.x % n_pieces;
+  Pair pair;
+  OnlineSoftmax<Pair> softmax;
+#pragma unroll
+  for (int i = 0; i < Pair::N_ROWS; ++i) {
+    const int64_t r = first + Pair::row_of(i);
+    const int64_t target = r < loss.R ? loss.target[r] : -1;
+    softmax.top[i] = LOWEST;
+    softmax.target[i] = loss.code(target) ? (int)target : -1;
+  }
+  multiply_pair<GRAD>(
+      pair, room, (int)ceil_div(loss.K, PAIR_ROWS), piece, loss.D, loss.packed,
+      [&](int i) { return loss.row(loss.row_number(first + i)); },
+      [&](int stage, int tile, int of) {
+        const auto code = [&](int j) { return loss.code((int64_t)tile * PAIR_ROWS + j); };
+        Pair::fetch(room, stage, code, of, loss.D, loss.packed);
+      },
+      [&](int tile) { softmax.template take<GRAD>(pair, loss, tile * PAIR_ROWS); });
+
+  double sum = 0;
+#pragma unroll
+  for (int i = 0; i < Pair::N_ROWS; ++i) {
+    const int64_t r = first + Pair::row_of(i), row = loss.row_number(r);
+    const T* const wanted = loss.code(softmax.target[i]);
+    const bool exists = loss.row(row) && wanted;
+    const float chosen = over_lanes<Pair::LANES>(softmax.chosen[i], Sum());
+    const float total = over_lanes<Pair::LANES>(softmax.total[i], Sum());
+    const float log_total = softmax.top[i] + logf(total);
+    if (r < loss.R && threadIdx.x % Pair::LANES == 0) {
+      sum += exists ? log_total - chosen : NAN;
+      if (GRAD && piece == 0) known[r] = {row, log_total, softmax.target[i]};
+    }
+    if (!GRAD || !exists) continue;
+    const float share = 1 / total, scale = 1 / (float)loss.R;
+#pragma unroll
+    for (int j = 0; j < Pair::N_OUT; ++j) {
+      const int d = piece * Pair::DIMS + Pair::dim_of(j);
+      if (d >= loss.D) continue;
+      const float grad = pair.out(i, j) * share - load(wanted[d]);
+      grad_h[row * loss.D + d] = store<T>(grad * scale);
+    }
+  }
+  sum = over_block(sum, sums, Sum());
+  if (threadIdx.x == 0 && piece == 0) losses[block] = sum;
+}
+
+// A block has 64 codes, a piece of the dims of their gradients, and a part of the rows.
+template <typename Pair>
+__global__ void __launch_bounds__(PAIR_THREADS)
+    codes_kernel(Loss<typename Pair::T> loss, const Row* known, float* parts,  // (n_parts, K, D)
+                 float* bias_parts,                                            // (n_parts, K)
+                 int64_t rows_of_part) {
+  auto& room = shared<typename Pair::Shared>();
+  __shared__ Row tiles[3][PAIR_ROWS];
+  const int n_pieces = max(1, (int)ceil_div(loss.D, Pair::DIMS));
+  const int n_blocks = (int)ceil_div(loss.K, PAIR_ROWS), piece = blockIdx.x % n_pieces;
+  const int first = blockIdx.x / n_pieces % n_blocks * PAIR_ROWS;
+  const int64_t part = blockIdx.x / n_pieces / n_blocks;
+  const int64_t begin = part * rows_of_part, n = min(loss.R - begin, rows_of_part);
+  // rows of a tile, copied one tile ahead of those of h that they name
+  const auto fetch_rows = [&](int tile) {
+    const int64_t r = (int64_t)tile * PAIR_ROWS + threadIdx.x;
+    if (threadIdx.x < PAIR_ROWS && r < n)
+      copy_16(&tiles[tile % 3][threadIdx.x], known + begin + r, true);
+  };
+  const auto is_row = [&](int tile, int j) { return (int64_t)tile * PAIR_ROWS + j < n; };
+
+  Pair pair;
+  float bias[Pair::N_ROWS], sum[Pair::N_ROWS] = {};
+#pragma unroll
+  for (int i = 0; i < Pair::N_ROWS; ++i) bias[i] = loss.bias_of(first + Pair::row_of(i));
+  fetch_rows(0);
+  end_copies();
+  wait_for_copies<0>();
+  __syncthreads();
+  multiply_pair<true>(
+      pair, room, (int)ceil_div(n, PAIR_ROWS), piece, loss.D, loss.packed,
+      [&](int i) { return loss.code(first + i); },
+      [&](int stage, int tile, int of) {
+        const auto row = [&](int j) {
+          return is_row(tile, j) ? loss.row(tiles[tile % 3][j].row) : nullptr;
+        };
+        Pair::fetch(room, stage, row, of, loss.D, loss.packed);
+        if (of == piece) fetch_rows(tile + 1);
+      },
+      [&](int tile) {
+#pragma unroll
+        for (int j = 0; j < Pair::N_COLUMNS; ++j) {
+          const int column = Pair::column_of(j);
+          const bool is = is_row(tile, column);
+          const Row& row = tiles[tile % 3][column];
+          const float log_total = is ? row.log_total : INFINITY;
+          const int target = is ? row.target - first : -1;
+#pragma unroll
+          for (int i = 0; i < Pair::N_ROWS; ++i) {
+            float p = exp_fast(pair.at(i, j) + bias[i] - log_total);
+            if (target == Pair::row_of(i)) p -= 1;
+            sum[i] += p;
+            pair.at(i, j) = p;
+          }
+        }
+      });
+#pragma unroll
+  for (int i = 0; i < Pair::N_ROWS; ++i) {
+    const int k = first + Pair::row_of(i);
+    const float grad_bias = over_lanes<Pair::LANES>(sum[i], Sum());
+    if (k >= loss.K) continue;
+    if (piece == 0 && threadIdx.x % Pair::LANES == 0) bias_parts[part * loss.K + k] = grad_bias;
+#pragma unroll
+    for (int j = 0; j < Pair::N_OUT; ++j) {
+      const int d = piece * Pair::DIMS + Pair::dim_of(j);
+      if (d < loss.D) parts[(part * loss.K + k) * loss.D + d] = pair.out(i, j);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(THREADS)
+    add_parts_kernel(const float* parts, float* sum, int64_t n, int64_t n_parts, float scale) {
+  const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= n) return;
+  float total = 0;
+  for (int64_t part = 0; part < n_parts; ++part) total += parts[part * n + i];
+  sum[i] = total * scale;
+}
+
+__global__ void __launch_bounds__(THREADS)
+    mean_kernel(const double* sums, float* loss, int64_t n, int64_t R) {
+  __shared__ double room[THREADS / WARP];
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += sums[i];
+  sum = over_block(sum, room, Sum());
+  if (threadIdx.x == 0) *loss = (float)(sum / (double)max(R, (int64_t)1));
+}
+
+__global__ void __launch_bounds__(THREADS) clear_kernel(uint16_t* out, int64_t n) {
+  const int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+  if (i + 8 <= n && (uintptr_t)out % 16 == 0)
+    *(uint4*)(out + i) = {0, 0, 0, 0};
+  else
+    for (int64_t j = i; j < min(n, i + 8); ++j) out[j] = 0;
+}
+
+// Of scratch memory, in the order in which they lie there.
+struct Sizes {
+  int64_t n_blocks, n_parts, R, K, D;
+
+  Sizes(int64_t R, int64_t K, int64_t D) : n_blocks(ceil_div(R, PAIR_ROWS)), R(R), K(K), D(D) {
+    const int64_t blocks_of_codes = ceil_div(K, PAIR_ROWS) * max((int64_t)1, ceil_div(D, 128));
+    const int64_t most = max((int64_t)1, MOST_BLOCKS_OF_CODES / max((int64_t)1, blocks_of_codes));
+    n_parts = max((int64_t)1, min(most, R / ROWS_OF_PART));
+  }
+  int64_t losses() const { return ceil_div(n_blocks * sizeof(double), 16) * 16; }
+  int64_t known() const { return R * (int64_t)sizeof(Row); }
+  int64_t parts() const { return n_parts * K * D * (int64_t)sizeof(float); }
+  int64_t bias_parts() const { return n_parts * K * (int64_t)sizeof(float); }
+};
+
+// do_it(a product pair for D) of the launch's dtype.
+template <typename F>
+void by_pair(Dtype dtype, int64_t D, const F& do_it) {
+  by_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if constexpr (sizeof(T) == 4)
+      return do_it((FloatPair*)nullptr);
+    else if (D <= 64)
+      return do_it((HalfPair<T, 4>*)nullptr);
+    else
+      return do_it((HalfPair<T, 8>*)nullptr);
+  });
+}
+
+template <typename T>
+Loss<T> loss_of(const void* h, const void* weight, const float* bias, const int64_t* rows,
+                const int64_t* target, int64_t M, int64_t R, int64_t K, int64_t D) {
+  return {(const T*)h, (const T*)weight,
+          bias,        rows,
+          target,      M,
+          R,           (int)K,
+          (int)D,      in_pieces<T>(D, {h, weight})};
+}
+
+}  // namespace
+
+int64_t masked_cross_entropy_scratch(int64_t, int64_t R, int64_t K, int64_t D) {
+  return Sizes(R, K, D).losses();
+}
+
+void masked_cross_entropy(const Launch& on, const void* h, const void* weight, const float* bias,
+                          const int64_t* rows, const int64_t* target, float* loss, int64_t M,
+                          int64_t R, int64_t K, int64_t D) {
+  const Sizes sizes(R, K, D);
+  double* const losses = (double*)on.scratch;
+  if (R > 0)
+    by_pair(on.dtype, D, [&](auto* null) {
+      using Pair = std::remove_pointer_t<decltype(null)>;
+      using T = typename Pair::T;
+      launch(on, rows_kernel<Pair, false>, sizes.n_blocks, PAIR_THREADS,
+             sizeof(typename Pair::Shared), loss_of<T>(h, weight, bias, rows, target, M, R, K, D),
+             losses, (Row*)nullptr, (T*)nullptr);
+    });
+  launch(on, mean_kernel, 1, THREADS, 0, (const double*)losses, loss, sizes.n_blocks, R);
+}
+
+int64_t masked_cross_entropy_backward_scratch(int64_t, int64_t R, int64_t K, int64_t D) {
+  const Sizes sizes(R, K, D);
+  return sizes.losses() + sizes.known() + sizes.parts() + sizes.bias_parts();
+}
+
+void masked_cross_entropy_backward(const Launch& on, const void* h, const void* weight,
+                                   const float* bias, const int64_t* rows, const int64_t* target,
+                                   float* loss, void* grad_h, float* grad_weight, float* grad_bias,
+                                   int64_t M, int64_t R, int64_t K, int64_t D) {
+  const Sizes sizes(R, K, D);
+  char* const scratch = (char*)on.scratch;
+  double* const losses = (double*)scratch;
+  Row* const known = (Row*)(scratch + sizes.losses());
+  float* const parts = (float*)((char*)known + sizes.known());
+  float* const bias_parts = (float*)((char*)parts + sizes.parts());
+  const int64_t n_words = M * D * (on.dtype == Dtype::float32 ? 2 : 1);
+  if (n_words > 0)
+    launch(on, clear_kernel, ceil_div(n_words, THREADS * 8), THREADS, 0, (uint16_t*)grad_h,
+           n_words);
+  if (R > 0)
+    by_pair(on.dtype, D, [&](auto* null) {
+      using Pair = std::remove_pointer_t<decltype(null)>;
+      using T = typename Pair::T;
+      const auto args = loss_of<T>(h, weight, bias, rows, target, M, R, K, D);
+      const int64_t n_pieces = max((int64_t)1, ceil_div(D, Pair::DIMS));
+      const size_t bytes = sizeof(typename Pair::Shared);
+      launch(on, rows_kernel<Pair, true>, sizes.n_blocks * n_pieces, PAIR_THREADS, bytes, args,
+             losses, known, (T*)grad_h);
+      if (K > 0)
+        launch(on, codes_kernel<Pair>, ceil_div(K, PAIR_ROWS) * n_pieces * sizes.n_parts,
+               PAIR_THREADS, bytes, args, (const Row*)known, parts, bias_parts,
+               ceil_div(R, sizes.n_parts));
+    });
+  const int64_t n_parts = R > 0 ? sizes.n_parts : 0;
+  const float scale = 1 / (float)max(R, (int64_t)1);
+  const auto add = [&](const float* from, float* to, int64_t n) {
+    if (to && n > 0)
+      launch(on, add_parts_kernel, ceil_div(n, THREADS), THREADS, 0, from, to, n, n_parts, scale);
+  };
+  add(parts, grad_weight, K * D);
+  add(bias_parts, grad_bias, K);
+  launch(on, mean_kernel, 1, THREADS, 0, (const double*)losses, loss, sizes.n_blocks, R);
+}
+
+}  // namespace tsgen::cuda
