@@ -15,8 +15,8 @@ struct Head {
   const float* bias;    // (K) or null
   int64_t R;
   int K, D;
-  bool packed;    // rows are in pieces
-  int parts = 1;  // tiles of a group
+  bool packed, bias_packed;  // rows are in pieces; the bias is, there being one
+  int parts = 1;             // tiles of a group
 
   __device__ __forceinline__ const T* row(int64_t r) const { return h + r * D; }
   __device__ __forceinline__ const T* code(int k) const { return weight + (int64_t)k * D; }
@@ -44,7 +44,8 @@ struct HalfTiles {
   static constexpr int THREADS = 256, ROWS = 256, CODES = 16, LANES = 4, ROWS_OF_THREAD = 4;
   static constexpr int TILE = CODES * LANES, DIMS = 16 * STEPS, STAGES = 3, PIECES = DIMS / 8;
   struct Shared {
-    T weight[STAGES][TILE][DIMS];  // code i at row i, its pieces in the order of piece ^ key(i)
+    T weight[STAGES][TILE][DIMS];  // row i has its pieces in the order of piece ^ key(i)
+    float4 bias[STAGES][CODES / 4][LANES];
   };
   using Logits = FragmentC[2][TILE / 8];
 
@@ -55,51 +56,75 @@ struct HalfTiles {
     return threadIdx.x / WARP * 32 + 8 * i + threadIdx.x % WARP / 4;
   }
   static __device__ __forceinline__ int lane_of_row() { return threadIdx.x % LANES; }
-  // of the codes whose rows are loaded together, all different
-  static __device__ __forceinline__ int key(int code) { return code / CODES * 2 + code % 2; }
+  // two codes whose rows are read together lie in different banks
+  static __device__ __forceinline__ int key(int code) { return code % 2 * 4; }
 
-  static __device__ void fetch(const Head<T>& head, T (*weight)[DIMS], const TileCursor& at) {
-    for (int i = threadIdx.x; i < TILE * PIECES; i += THREADS) {
-      const int code = i / PIECES, piece = i % PIECES;
+  static __device__ __forceinline__ void fetch(const Head<T>& head, Shared& room, int stage,
+                                               const TileCursor& at) {
+    const int piece = threadIdx.x % PIECES, d = at.piece * DIMS + piece * 8;
+    const auto code_of = [&](int code) {
       const int group = at.stretch * LANES + code / CODES;
-      const int k = (group * head.parts + at.part) * CODES + code % CODES;
-      copy_piece(&weight[code][(piece ^ key(code)) * 8], head.code(k), k < head.K,
-                 at.piece * DIMS + piece * 8, head.D, head.packed);
+      return (group * head.parts + at.part) * CODES + code % CODES;
+    };
+#pragma unroll
+    for (int i = 0; i < TILE * PIECES / THREADS; ++i) {
+      const int code = threadIdx.x / PIECES + i * (THREADS / PIECES), k = code_of(code);
+      copy_piece(&room.weight[stage][code][(piece ^ key(code)) * 8], head.code(k), k < head.K, d,
+                 head.D, head.packed);
     }
+    if (threadIdx.x >= TILE / 4) return;
+    const int k = code_of(threadIdx.x * 4);
+    float4* const to = &room.bias[stage][threadIdx.x % (CODES / 4)][threadIdx.x / (CODES / 4)];
+    if (head.bias_packed && k + 4 <= head.K)
+      copy_16(to, head.bias + k, true);
+    else
+      *to = {head.bias_of(k), head.bias_of(k + 1), head.bias_of(k + 2), head.bias_of(k + 3)};
   }
 
-  static __device__ void load_rows(const Head<T>& head, int64_t first, int piece,
-                                   FragmentA (&a)[2][STEPS]) {
+  static __device__ __forceinline__ void load_rows(const Head<T>& head, int64_t first, int piece,
+                                                   FragmentA (&a)[2][STEPS]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int64_t r = first + row_of(i);
 #pragma unroll
-      for (int k = 0; k < 2 * STEPS; ++k)
-        a[i / 2][k / 2].word[k % 2 * 2 + i % 2] =
-            load_pair(head.row(r), r < head.R, piece * DIMS + k * 8 + threadIdx.x % 4 * 2, head.D,
-                      head.packed);
+      for (int k = 0; k < STEPS; k += 2) {
+        const uint4 words =
+            load_words(head.row(r), r < head.R, piece * DIMS + k * 16, head.D, head.packed);
+        a[i / 2][k].word[i % 2] = words.x, a[i / 2][k].word[2 + i % 2] = words.y;
+        a[i / 2][k + 1].word[i % 2] = words.z, a[i / 2][k + 1].word[2 + i % 2] = words.w;
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void begin_with_bias(Logits& c, const float4 (*bias)[LANES]) {
+#pragma unroll
+    for (int j = 0; j < CODES; j += 4) {
+      const float4 b = bias[j / 4][lane_of_row()];
+#pragma unroll
+      for (int i = 0; i < ROWS_OF_THREAD; ++i)
+        logit(c, i, j) = b.x, logit(c, i, j + 1) = b.y, logit(c, i, j + 2) = b.z,
+                    logit(c, i, j + 3) = b.w;
     }
   }
 
   static __device__ __forceinline__ void multiply(Logits& c, const FragmentA (&a)[2][STEPS],
                                                   const T (*weight)[DIMS]) {
-    const int lane = threadIdx.x % WARP, row = lane % 8;
-    const T* const from = weight[row / 2 * CODES + row % 2 + lane / 16 * 2];
+    const int lane = threadIdx.x % WARP, code = lane / 8 * CODES + lane / 4 % 2;
+    const T* const from = weight[code] + lane % 4 * 8;
 #pragma unroll
-    for (int k = 0; k < STEPS; ++k)
+    for (int k = 0; k < STEPS; k += 2)
 #pragma unroll
-      for (int n = 0; n < TILE / 8; n += 2) {  // 8 codes, two in each group, and the next two
-        uint32_t b[4];
-        load_matrices<false>(b, from + 2 * n * DIMS + ((2 * k + lane / 8 % 2) ^ row) * 8);
+      for (int n = 0; n < TILE / 8; ++n) {  // 8 codes, two in each group
+        const uint4 b = *(const uint4*)(from + 2 * n * DIMS + (k * 16 ^ key(code) * 8));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          multiply_add<T>(c[m][n], a[m][k], {b[0], b[1]});
-          multiply_add<T>(c[m][n + 1], a[m][k], {b[2], b[3]});
+          multiply_add<T>(c[m][n], a[m][k], {b.x, b.y});
+          multiply_add<T>(c[m][n], a[m][k + 1], {b.z, b.w});
         }
       }
   }
 
-  // take(group, part, logits without b): this thread's of each tile, in the order of its codes.
+  // take(group, part, logits): this thread's of each tile, in the order of its codes.
   template <typename Take>
   static __device__ __forceinline__ void each(const Head<T>& head, int64_t first, Shared& room,
                                               const Take& take) {
@@ -110,26 +135,28 @@ struct HalfTiles {
     const bool late = warp >= THREADS / WARP / 2;
     FragmentA a[2][STEPS];
     Logits c;
-    TileCursor to, at, last;
-    for (int i = 0; i < STAGES - 1; ++i, to.next(n_pieces, head.parts), end_copies())
-      if (i < n) fetch(head, room.weight[i], to);
-    if (n_pieces == 1) load_rows(head, first, 0, a);
-    for (int i = 0; i < n; ++i, at.next(n_pieces, head.parts), to.next(n_pieces, head.parts)) {
-      wait_for_copies<STAGES - 2>();
-      __syncthreads();
-      if (i + STAGES - 1 < n) fetch(head, room.weight[(i + STAGES - 1) % STAGES], to);
+    TileCursor to, at;
+    const auto begin = [&](int i) {
+      if (i < n) fetch(head, room, i % STAGES, to);
+      to.next(n_pieces, head.parts);
       end_copies();
-      if (!busy) continue;
-      if (at.piece == 0) {
-        if (late && i > 0) take(last.stretch * LANES + lane_of_row(), last.part, c);
-        memset(&c, 0, sizeof c);
-      }
+    };
+    const auto arrive = [&](int i) {
+      wait_for_copies<STAGES - 2>();
+      __syncthreads();  // tile i is there, and all are done with the one before
+      begin(i + STAGES - 1);
+    };
+    for (int i = 0; i < STAGES - 1; ++i) begin(i);
+    if (n_pieces == 1) load_rows(head, first, 0, a);
+    if (late) arrive(0);
+    for (int i = 0; i < n; ++i, at.next(n_pieces, head.parts)) {
+      if (!late) arrive(i);
+      if (at.piece == 0) begin_with_bias(c, room.bias[i % STAGES]);
       if (n_pieces > 1) load_rows(head, first, at.piece, a);
-      multiply(c, a, room.weight[i % STAGES]);
-      if (!late && at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
-      last = at;
+      if (busy) multiply(c, a, room.weight[i % STAGES]);
+      if (late && i + 1 < n) arrive(i + 1);
+      if (busy && at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
     }
-    if (busy && late) take(last.stretch * LANES + lane_of_row(), last.part, c);
     wait_for_copies<0>();
     __syncthreads();
   }
@@ -140,17 +167,10 @@ struct HalfTiles {
                                              int pitch, unsigned wanted) {
     const int lane = threadIdx.x % WARP, code = k + lane / 4;
     FragmentC c = {};
-    for (int d = lane % 4 * 8; d - lane % 4 * 8 < head.D; d += 32) {
-      const auto words = [&](const T* from, bool there) {
-        const auto piece = load_piece(from, there, d, head.D, head.packed);
-        uint4 bits;
-        memcpy(&bits, &piece, sizeof bits);
-        return bits;
-      };
-      // the dims in another order, the same for rows and codes
-      const uint4 b = words(head.row(row), row >= 0);
-      const uint4 low = words(head.code(code), code < head.K);
-      const uint4 high = words(head.code(code + 8), code + 8 < head.K);
+    for (int d = 0; d < head.D; d += 32) {
+      const uint4 b = load_words(head.row(row), row >= 0, d, head.D, head.packed);
+      const uint4 low = load_words(head.code(code), code < head.K, d, head.D, head.packed);
+      const uint4 high = load_words(head.code(code + 8), code + 8 < head.K, d, head.D, head.packed);
       multiply_add<T>(c, {low.x, high.x, low.y, high.y}, {b.x, b.y});
       multiply_add<T>(c, {low.z, high.z, low.w, high.w}, {b.z, b.w});
     }
@@ -196,6 +216,17 @@ struct FloatTiles {
     }
   }
 
+  static __device__ __forceinline__ void begin_with_bias(Logits& c, const Head<float>& head,
+                                                         const TileCursor& at) {
+    const int group = at.stretch * LANES + lane_of_row();
+#pragma unroll
+    for (int j = 0; j < CODES; ++j) {
+      const float b = head.bias_of((group * head.parts + at.part) * CODES + j);
+#pragma unroll
+      for (int i = 0; i < ROWS_OF_THREAD; ++i) c[i][j] = b;
+    }
+  }
+
   static __device__ __forceinline__ void multiply(Logits& c, const float (*h)[PITCH],
                                                   const float (*weight)[PITCH]) {
 #pragma unroll 2
@@ -228,7 +259,7 @@ struct FloatTiles {
       __syncthreads();
       to.next(n_pieces, head.parts);
       if (i + 1 < n) fetch(head, first, room, (i + 1) % STAGES, to);
-      if (at.piece == 0) memset(&c, 0, sizeof c);
+      if (at.piece == 0) begin_with_bias(c, head, at);
       multiply(c, room.h[i % STAGES], room.weight[i % STAGES]);
       if (at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
     }

@@ -17,8 +17,9 @@ struct HalfPair {
   using T = T_;
   static constexpr int N_ROWS = 2, N_COLUMNS = 16, LANES = 4, DIMS = 16 * STEPS, STAGES = 2;
   static constexpr int N_OUT = DIMS / LANES, PIECES = DIMS / 8;
+  static constexpr int BLOCKS = 3;  // at a time on a multiprocessor
   struct Shared {
-    T streamed[STAGES][PAIR_ROWS][DIMS];  // row i has its pieces in the order of piece ^ i % 8
+    T streamed[STAGES][PAIR_ROWS][DIMS];  // row i has its pieces in the order of piece ^ key(i)
   };
   FragmentA fixed[STEPS];
   FragmentC s[PAIR_ROWS / 8], sum[DIMS / 8];
@@ -33,6 +34,8 @@ struct HalfPair {
     return j / 2 * 8 + threadIdx.x % 4 * 2 + j % 2;
   }
   static __device__ __forceinline__ int dim_of(int j) { return column_of(j); }
+  // 8 rows of which one piece is read together lie in different banks, and so do two of which four
+  static __device__ __forceinline__ int key(int row) { return row % 2 * 4 + row / 2 % 4; }
 
   // row(i): where it is, or null
   template <typename Row>
@@ -42,9 +45,11 @@ struct HalfPair {
     for (int i = 0; i < 2; ++i) {
       const T* const from = row(row_of(i));
 #pragma unroll
-      for (int k = 0; k < 2 * STEPS; ++k)
-        fixed[k / 2].word[k % 2 * 2 + i] =
-            load_pair(from, from, piece * DIMS + k * 8 + threadIdx.x % 4 * 2, D, packed);
+      for (int k = 0; k < STEPS; k += 2) {
+        const uint4 words = load_words(from, from, piece * DIMS + k * 16, D, packed);
+        fixed[k].word[i] = words.x, fixed[k].word[2 + i] = words.y;
+        fixed[k + 1].word[i] = words.z, fixed[k + 1].word[2 + i] = words.w;
+      }
     }
   }
 
@@ -53,22 +58,21 @@ struct HalfPair {
                                                int D, bool packed) {
     for (int i = threadIdx.x; i < PAIR_ROWS * PIECES; i += PAIR_THREADS) {
       const T* const from = row(i / PIECES);
-      copy_piece(&room.streamed[stage][i / PIECES][(i % PIECES ^ i / PIECES % 8) * 8], from, from,
+      copy_piece(&room.streamed[stage][i / PIECES][(i % PIECES ^ key(i / PIECES)) * 8], from, from,
                  piece * DIMS + i % PIECES * 8, D, packed);
     }
   }
 
   __device__ __forceinline__ void add_first(Shared& room, int stage) {
-    const int lane = threadIdx.x % WARP;
-    const T* const from = room.streamed[stage][lane % 8 + lane / 16 * 8];
+    const int lane = threadIdx.x % WARP, row = lane / 4;
+    const T* const from = room.streamed[stage][row];
 #pragma unroll
-    for (int k = 0; k < STEPS; ++k)
+    for (int k = 0; k < STEPS; k += 2)
 #pragma unroll
-      for (int n = 0; n < PAIR_ROWS / 8; n += 2) {
-        uint32_t b[4];
-        load_matrices<false>(b, from + n * 8 * DIMS + ((2 * k + lane / 8 % 2) ^ lane % 8) * 8);
-        multiply_add<T>(s[n], fixed[k], {b[0], b[1]});
-        multiply_add<T>(s[n + 1], fixed[k], {b[2], b[3]});
+      for (int n = 0; n < PAIR_ROWS / 8; ++n) {
+        const uint4 b = *(const uint4*)(from + n * 8 * DIMS + ((2 * k + lane % 4) ^ key(row)) * 8);
+        multiply_add<T>(s[n], fixed[k], {b.x, b.y});
+        multiply_add<T>(s[n], fixed[k + 1], {b.z, b.w});
       }
   }
 
@@ -86,7 +90,7 @@ struct HalfPair {
 #pragma unroll
       for (int n = 0; n < DIMS / 8; n += 2) {
         uint32_t b[4];
-        load_matrices<true>(b, from + k * 16 * DIMS + ((n + lane / 16) ^ lane % 8) * 8);
+        load_matrices<true>(b, from + k * 16 * DIMS + ((n + lane / 16) ^ key(lane)) * 8);
         multiply_add<T>(sum[n], p, {b[0], b[1]});
         multiply_add<T>(sum[n + 1], p, {b[2], b[3]});
       }
@@ -98,7 +102,7 @@ struct HalfPair {
 struct FloatPair {
   using T = float;
   static constexpr int N_ROWS = 4, N_COLUMNS = 8, LANES = 8, DIMS = 128, STAGES = 1, N_OUT = 16;
-  static constexpr int PIECES = DIMS / 4;
+  static constexpr int PIECES = DIMS / 4, BLOCKS = 2;
   struct Shared {  // 4 more numbers a row: 8 rows that are read together lie in different banks
     float fixed[PAIR_ROWS][DIMS + 4], streamed[STAGES][PAIR_ROWS][DIMS + 4];
     float p[PAIR_ROWS][PAIR_ROWS + 4];

@@ -14,9 +14,10 @@ constexpr float SMALLEST = 1.2e-38f;  // of 1 / temperature, and of a temperatur
 constexpr int MOST_GROUPS = 64;       // of the codes, in a head
 constexpr int ROOM = 96 * 1024;       // bytes of logits in shared memory
 constexpr int THREADS = 256, FEW = 8;
-// What a weight may exceed 1 by: sums are scaled down when a logit is so much higher than the
-// reference, their thread's first one, which happens to few.
+// Sums are scaled down when a logit exceeds their reference, the thread's first ones, by this much
+// over the temperature, which happens to few.
 constexpr float SLACK = 20;
+constexpr float LN_2 = 0.693147181f;
 
 struct Draw {
   const double* u;  // (R), and so the results
@@ -78,6 +79,11 @@ struct RowsRoom {
   int n_before[MOST_GROUPS];  // rows of lower groups
 };
 
+// log2 of a weight at temperature 1, in reference to 2^top. One rounding, of what is small.
+__device__ __forceinline__ float log_weight(float logit, float top) {
+  return fmaf(logit, LOG2_E, -top);
+}
+
 // Sums of weights, as a thread of Tiles gets to see the logits.
 template <typename Tiles>
 struct Sums {
@@ -85,42 +91,33 @@ struct Sums {
   const Head<typename Tiles::T>& head;
   const SampleSettings& how;
   RowsRoom<Tiles>& room;
-  float top[N] = {}, total[N] = {}, part[N] = {};  // reference; sums of all weights, of the group's
-  int best[N] = {};                                // group of the largest logit, if greedy
+  // Of each row: 2^top is the reference, which a logit above `limit` moves; the largest one's group
+  float top[N] = {}, limit[N] = {};
+  int best[N] = {};
+  float total[N] = {}, part[N] = {};  // weights at temperature 1; those in the draw of the group
 
   __device__ __forceinline__ void begin() {
 #pragma unroll
-    for (float& x : top) x = LOWEST;
+    for (int i = 0; i < N; ++i) top[i] = limit[i] = LOWEST;
   }
 
   __device__ __forceinline__ void take(int group, int part_of_group, typename Tiles::Logits& c) {
-    const float slack = how.greedy ? 0 : SLACK, steepest = fmaxf(1, how.inverse);
     float highest[N];
     bool higher = false;
-    const int first = (group * head.parts + part_of_group) * Tiles::CODES;
 #pragma unroll
-    for (int i = 0; i < N; ++i) highest[i] = LOWEST;
+    for (int i = 0; i < N; ++i) {
+      highest[i] = limit[i];
 #pragma unroll
-    for (int j = 0; j < Tiles::CODES; ++j) {
-      const float bias = head.bias_of(first + j);
-#pragma unroll
-      for (int i = 0; i < N; ++i) highest[i] = fmaxf(highest[i], Tiles::logit(c, i, j) += bias);
+      for (int j = 0; j < Tiles::CODES; ++j) highest[i] = fmaxf(highest[i], Tiles::logit(c, i, j));
+      higher |= highest[i] > limit[i];
     }
-#pragma unroll
-    for (int i = 0; i < N; ++i) higher |= (highest[i] - top[i]) * steepest > slack;
-    if (higher) {
-#pragma unroll
-      for (int i = 0; i < N; ++i)
-        if ((highest[i] - top[i]) * steepest > slack) {
-          if (!how.greedy) part[i] *= weight_of(top[i] - highest[i], how);
-          refer_to(highest[i], i, group / Tiles::LANES), best[i] = group;
-        }
-    }
+    if (higher) raise(highest, group);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       float uncut = 0;
 #pragma unroll
-      for (int j = 0; j < Tiles::CODES; ++j) uncut += weight_uncut(Tiles::logit(c, i, j) - top[i]);
+      for (int j = 0; j < Tiles::CODES; ++j)
+        uncut += exp2_fast(log_weight(Tiles::logit(c, i, j), top[i]));
       total[i] += uncut;
       if (how.same) part[i] += uncut;
     }
@@ -129,35 +126,45 @@ struct Sums {
       for (int i = 0; i < N; ++i)
 #pragma unroll
         for (int j = 0; j < Tiles::CODES; ++j)
-          part[i] += weight_of(Tiles::logit(c, i, j) - top[i], how);
+          part[i] += exp2_fast(log_weight(Tiles::logit(c, i, j), top[i]) * how.inverse);
     }
     if (part_of_group < head.parts - 1) return;
 #pragma unroll
     for (int i = 0; i < N; ++i) room.sums[Tiles::row_of(i)][group] = part[i], part[i] = 0;
   }
 
-  // Scales row i's sums of this thread's groups, `n` so far.
+  __device__ __forceinline__ void raise(const float (&highest)[N], int group) {
+    const float slack = how.greedy ? 0 : SLACK / fmaxf(1, how.inverse);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (!(highest[i] > limit[i])) continue;
+      refer_to(highest[i] * LOG2_E, i, group / Tiles::LANES);
+      limit[i] = highest[i] + slack, best[i] = group;
+    }
+  }
+
+  // Scales row i's sums, among them those of n groups that are done.
   __device__ __forceinline__ void refer_to(float higher, int i, int n) {
-    const float factor = weight_of(top[i] - higher, how);
-    total[i] *= weight_uncut(top[i] - higher);
+    const float factor = exp2_fast((top[i] - higher) * how.inverse);
+    total[i] *= exp2_fast(top[i] - higher);
+    part[i] *= factor;
     top[i] = higher;
     float* const sums = room.sums[Tiles::row_of(i)] + Tiles::lane_of_row();
-    if (!how.greedy)
-      for (int j = 0; j < n; ++j) sums[j * Tiles::LANES] *= factor;
+    for (int j = 0; j < n; ++j) sums[j * Tiles::LANES] *= factor;
   }
 
   // All threads of a row refer to its largest logit.
   __device__ __forceinline__ void end(int n) {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float row_top = over_lanes<Tiles::LANES>(top[i], Max());
-      const int none = MOST_GROUPS, mine = top[i] == row_top ? best[i] : none;
-      refer_to(row_top, i, n);
-      const float row_total = over_lanes<Tiles::LANES>(total[i], Sum());
+      const float row_limit = over_lanes<Tiles::LANES>(limit[i], Max());
+      const int mine = limit[i] == row_limit ? best[i] : MOST_GROUPS;
       const int group = over_lanes<Tiles::LANES>(mine, [](int a, int b) { return min(a, b); });
+      refer_to(over_lanes<Tiles::LANES>(top[i], Max()), i, n);
+      const float row_total = over_lanes<Tiles::LANES>(total[i], Sum());
       const int r = Tiles::row_of(i);
       if (Tiles::lane_of_row() == 0)
-        room.top[r] = row_top, room.total[r] = row_total, room.group[r] = group;
+        room.top[r] = top[i], room.total[r] = row_total, room.group[r] = group;
     }
   }
 };
@@ -238,7 +245,7 @@ __device__ __forceinline__ Drawn find(const Head<typename Tiles::T>& head,
         if (l > drawn.logit) drawn = {k, l};
         continue;
       }
-      const float w = weight_of(l - top, how);
+      const float w = exp2_fast(log_weight(l, top) * how.inverse);
       if (!found && w > 0) drawn = {k, l};  // the last one where rounding leaves something
       found |= w > rest;
       rest -= w;
@@ -270,7 +277,7 @@ __global__ void __launch_bounds__(Tiles::THREADS, 1)
   const int r = room.order[t];
   const int64_t row = first + r < head.R ? first + r : -1;
   const Drawn drawn = find(head, to.how, room, row, r);
-  if (row >= 0) write_drawn(drawn, room.top[r], room.total[r], to.ids + row, to.logp + row);
+  if (row >= 0) write_drawn(drawn, room.top[r] * LN_2, room.total[r], to.ids + row, to.logp + row);
 }
 
 template <typename Tiles>
@@ -303,8 +310,14 @@ void sample_code(const Launch& on, const void* h, const double* u, const void* w
   const Draw to{u, ids, logp, how};
   by_dtype(on.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const Head<T> head{
-        (const T*)h, (const T*)weight, bias, R, (int)K, (int)D, in_pieces<T>(D, {h, weight})};
+    const Head<T> head{(const T*)h,
+                       (const T*)weight,
+                       bias,
+                       R,
+                       (int)K,
+                       (int)D,
+                       in_pieces<T>(D, {h, weight}),
+                       bias && in_pieces<float>(0, {bias})};
     if (!weight && D == K)  // an empty weight is null, too
       return launch(on, row_kernel<T, false>, ceil_div(R, FEW), THREADS, 0, head, to);
     if constexpr (sizeof(T) == 4)

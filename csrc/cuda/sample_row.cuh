@@ -31,6 +31,7 @@ struct Drawn {
   float logit;
 };
 
+// total: of the weights at temperature 1, in reference to one of `top`
 __device__ __forceinline__ void write_drawn(Drawn drawn, float top, float total, int64_t* id,
                                             float* logp) {
   const bool valid = total > 0 && total < INFINITY;  // neither where there is a NaN

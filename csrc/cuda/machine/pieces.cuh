@@ -41,12 +41,15 @@ __device__ __forceinline__ void copy_piece(T* shared, const T* row, bool there, 
     *(Pack<T, PACK<T>>*)shared = load_piece(row, there, d, D, false);
 }
 
-// Two 16-bit numbers of a row as one word.
+// Of 16-bit numbers, as fragments of tensor cores take them: products with dims in another order,
+// the same for both matrices. From 32 dims a lane has 8 next to each other, lane % 4 times 8 on:
+// x and y for the first 16, z and w for the next.
 template <typename T>
-__device__ __forceinline__ uint32_t load_pair(const T* row, bool there, int d, int D, bool packed) {
-  if (packed) return there && d < D ? *(const uint32_t*)(row + d) : 0;
-  const uint32_t low = there && d < D ? row[d].bits : 0;
-  return low | (there && d + 1 < D ? (uint32_t)row[d + 1].bits << 16 : 0);
+__device__ __forceinline__ uint4 load_words(const T* row, bool there, int d, int D, bool packed) {
+  const auto piece = load_piece(row, there, d + threadIdx.x % 4 * 8, D, packed);
+  uint4 words;
+  memcpy(&words, &piece, sizeof words);
+  return words;
 }
 
 }  // namespace tsgen::cuda
