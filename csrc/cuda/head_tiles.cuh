@@ -4,27 +4,9 @@
 // make up CODES * parts such codes, a group: whatever is summed up over one needs no other thread.
 #pragma once
 
-#include "cuda/machine/pieces.cuh"
-#include "cuda/machine/reduce.cuh"
+#include "cuda/head.cuh"
 
 namespace tsgen::cuda {
-
-template <typename T>
-struct Head {
-  const T *h, *weight;  // (R, D), (K, D)
-  const float* bias;    // (K) or null
-  int64_t R;
-  int K, D;
-  bool packed, bias_packed;  // rows are in pieces; the bias is, there being one
-  int parts = 1;             // tiles of a group
-
-  __device__ __forceinline__ const T* row(int64_t r) const { return h + r * D; }
-  __device__ __forceinline__ const T* code(int k) const { return weight + (int64_t)k * D; }
-  // b, and no weight behind the last code
-  __device__ __forceinline__ float bias_of(int k) const {
-    return k < K ? bias ? __ldg(bias + k) : 0 : -INFINITY;
-  }
-};
 
 // Counts a piece of the dims of a part of a stretch of groups.
 struct TileCursor {
@@ -38,10 +20,12 @@ struct TileCursor {
 };
 
 // Of float16 and bfloat16, by tensor cores. A warp has 32 rows, whose numbers stay in registers.
-template <typename T_, int STEPS>
+// ONE: D is at most 16 STEPS.
+template <typename T_, int STEPS, bool ONE>
 struct HalfTiles {
   using T = T_;
-  static constexpr int THREADS = 256, ROWS = 256, CODES = 16, LANES = 4, ROWS_OF_THREAD = 4;
+  static constexpr int THREADS = 256, ROWS = 256, CODES = FewCodes<T>::CODES, LANES = 4,
+                       ROWS_OF_THREAD = 4;
   static constexpr int TILE = CODES * LANES, DIMS = 16 * STEPS, STAGES = 3, PIECES = DIMS / 8;
   struct Shared {
     T weight[STAGES][TILE][DIMS];  // row i has its pieces in the order of piece ^ key(i)
@@ -128,9 +112,8 @@ struct HalfTiles {
   template <typename Take>
   static __device__ __forceinline__ void each(const Head<T>& head, int64_t first, Shared& room,
                                               const Take& take) {
-    const int warp = threadIdx.x / WARP, n_pieces = max(1, (int)ceil_div(head.D, DIMS));
+    const int warp = threadIdx.x / WARP, n_pieces = ONE ? 1 : (int)ceil_div(head.D, DIMS);
     const int n = n_pieces * head.parts * (int)ceil_div(head.K, TILE * head.parts);
-    const bool busy = first + 32 * warp < head.R;
     // The two warps that share an arithmetic unit take turns in tensor cores and exponentials.
     const bool late = warp >= THREADS / WARP / 2;
     FragmentA a[2][STEPS];
@@ -147,45 +130,30 @@ struct HalfTiles {
       begin(i + STAGES - 1);
     };
     for (int i = 0; i < STAGES - 1; ++i) begin(i);
-    if (n_pieces == 1) load_rows(head, first, 0, a);
-    if (late) arrive(0);
-    for (int i = 0; i < n; ++i, at.next(n_pieces, head.parts)) {
-      if (!late) arrive(i);
-      if (at.piece == 0) begin_with_bias(c, room.bias[i % STAGES]);
-      if (n_pieces > 1) load_rows(head, first, at.piece, a);
-      if (busy) multiply(c, a, room.weight[i % STAGES]);
-      if (late && i + 1 < n) arrive(i + 1);
-      if (busy && at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
+    if (first + 32 * warp >= head.R) {  // no rows, but its share of the copies
+      for (int i = 0; i < n; ++i) arrive(i);
+    } else {
+      if (ONE) load_rows(head, first, 0, a);
+      if (late) arrive(0);
+      for (int i = 0; i < n; ++i, at.next(n_pieces, head.parts)) {
+        if (!late) arrive(i);
+        if (at.piece == 0) begin_with_bias(c, room.bias[i % STAGES]);
+        if (!ONE) load_rows(head, first, at.piece, a);
+        multiply(c, a, room.weight[i % STAGES]);
+        if (late && i + 1 < n) arrive(i + 1);
+        if (at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
+      }
     }
     wait_for_copies<0>();
     __syncthreads();
-  }
-
-  // Logits of codes k to k + CODES for 8 rows, of which each lane has number lane / 4 or -1; row i
-  // goes to out + i * pitch if its bit is set in `wanted`. For whole warps.
-  static __device__ __forceinline__ void few(const Head<T>& head, int64_t row, int k, float* out,
-                                             int pitch, unsigned wanted) {
-    const int lane = threadIdx.x % WARP, code = k + lane / 4;
-    FragmentC c = {};
-    for (int d = 0; d < head.D; d += 32) {
-      const uint4 b = load_words(head.row(row), row >= 0, d, head.D, head.packed);
-      const uint4 low = load_words(head.code(code), code < head.K, d, head.D, head.packed);
-      const uint4 high = load_words(head.code(code + 8), code + 8 < head.K, d, head.D, head.packed);
-      multiply_add<T>(c, {low.x, high.x, low.y, high.y}, {b.x, b.y});
-      multiply_add<T>(c, {low.z, high.z, low.w, high.w}, {b.z, b.w});
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int column = lane % 4 * 2 + i % 2, at = lane / 4 + i / 2 * 8;
-      if (wanted >> column & 1) out[column * pitch + at] = c.at[i] + head.bias_of(k + at);
-    }
   }
 };
 
 // Of float32, by FMA in the order of the dims: a thread has 8 rows x 8 codes.
 struct FloatTiles {
   using T = float;
-  static constexpr int THREADS = 128, ROWS = 128, CODES = 8, LANES = 8, ROWS_OF_THREAD = 8;
+  static constexpr int THREADS = 128, ROWS = 128, CODES = FewCodes<T>::CODES, LANES = 8,
+                       ROWS_OF_THREAD = 8;
   static constexpr int TILE = CODES * LANES, DIMS = 32, STAGES = 2, PIECES = DIMS / 4;
   static constexpr int PITCH = DIMS + 4;  // 8 rows that are read together lie in different banks
   struct Shared {
@@ -264,29 +232,6 @@ struct FloatTiles {
       if (at.piece == n_pieces - 1) take(at.stretch * LANES + lane_of_row(), at.part, c);
     }
     __syncthreads();
-  }
-
-  static __device__ __forceinline__ void few(const Head<float>& head, int64_t row, int k,
-                                             float* out, int pitch, unsigned wanted) {
-    const int lane = threadIdx.x % WARP, code = k + lane / 4;
-    int64_t rows[8];
-    float c[8] = {};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) rows[i] = __shfl_sync(ALL_LANES, row, 4 * i);
-    for (int d = lane % 4 * 4; d < head.D; d += 16) {
-      const auto w = load_piece(head.code(code), code < head.K, d, head.D, head.packed);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const auto x = load_piece(head.row(rows[i]), rows[i] >= 0, d, head.D, head.packed);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) c[i] = fmaf(x.at[j], w.at[j], c[i]);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float l = over_lanes<4>(c[i], Sum()) + head.bias_of(code);
-      if (i / 2 == lane % 4 && wanted >> i & 1) out[i * pitch + lane / 4] = l;
-    }
   }
 };
 

@@ -89,7 +89,7 @@ struct OnlineSoftmax {
 
 // A block has 64 rows, and a piece of the dims of their gradients.
 template <typename Pair, bool GRAD>
-__global__ void __launch_bounds__(PAIR_THREADS, Pair::BLOCKS)
+__global__ void __launch_bounds__(PAIR_THREADS, 2)
     rows_kernel(Loss<typename Pair::T> loss, double* losses,  // a sum for every 64 rows
                 Row* known,                                   // (R), and the next with GRAD
                 typename Pair::T* grad_h) {                   // (M, D), zeros
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(PAIR_THREADS, Pair::BLOCKS)
 
 // A block has 64 codes, a piece of the dims of their gradients, and a part of the rows.
 template <typename Pair>
-__global__ void __launch_bounds__(PAIR_THREADS, Pair::BLOCKS)
+__global__ void __launch_bounds__(PAIR_THREADS, 2)
     codes_kernel(Loss<typename Pair::T> loss, const Row* known, float* parts,  // (n_parts, K, D)
                  float* bias_parts,                                            // (n_parts, K)
                  int64_t rows_of_part) {

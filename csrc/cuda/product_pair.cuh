@@ -17,7 +17,6 @@ struct HalfPair {
   using T = T_;
   static constexpr int N_ROWS = 2, N_COLUMNS = 16, LANES = 4, DIMS = 16 * STEPS, STAGES = 2;
   static constexpr int N_OUT = DIMS / LANES, PIECES = DIMS / 8;
-  static constexpr int BLOCKS = 3;  // at a time on a multiprocessor
   struct Shared {
     T streamed[STAGES][PAIR_ROWS][DIMS];  // row i has its pieces in the order of piece ^ key(i)
   };
@@ -102,7 +101,7 @@ struct HalfPair {
 struct FloatPair {
   using T = float;
   static constexpr int N_ROWS = 4, N_COLUMNS = 8, LANES = 8, DIMS = 128, STAGES = 1, N_OUT = 16;
-  static constexpr int PIECES = DIMS / 4, BLOCKS = 2;
+  static constexpr int PIECES = DIMS / 4;
   struct Shared {  // 4 more numbers a row: 8 rows that are read together lie in different banks
     float fixed[PAIR_ROWS][DIMS + 4], streamed[STAGES][PAIR_ROWS][DIMS + 4];
     float p[PAIR_ROWS][PAIR_ROWS + 4];

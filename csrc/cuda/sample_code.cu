@@ -13,7 +13,7 @@ namespace {
 constexpr float SMALLEST = 1.2e-38f;  // of 1 / temperature, and of a temperature: normal in float32
 constexpr int MOST_GROUPS = 64;       // of the codes, in a head
 constexpr int ROOM = 96 * 1024;       // bytes of logits in shared memory
-constexpr int THREADS = 256, FEW = 8;
+constexpr int THREADS = 256, WARPS = THREADS / WARP;
 // Sums are scaled down when a logit exceeds their reference, the thread's first ones, by this much
 // over the temperature, which happens to few.
 constexpr float SLACK = 20;
@@ -29,7 +29,7 @@ struct Draw {
 // A warp takes a row: logits, or what a head makes them.
 template <typename T, bool HEAD>
 __global__ void __launch_bounds__(THREADS) row_kernel(Head<T> head, Draw to) {
-  const int64_t r = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+  const int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
   if (r >= head.R) return;
   const T* const row = HEAD ? head.row(r) : head.h + r * head.K;
   const auto logit = [&](int k) {
@@ -45,15 +45,24 @@ __global__ void __launch_bounds__(THREADS) row_kernel(Head<T> head, Draw to) {
 }
 
 // Logits of n_rows rows, up to 8, in shared memory; then a warp takes a row.
-template <typename Tiles>
+template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    kept_kernel(Head<typename Tiles::T> head, Draw to, int n_rows, int pitch) {
+    kept_kernel(Head<T> head, Draw to, int n_rows, int pitch) {
+  constexpr int CODES = FewCodes<T>::CODES;
   float* const logits = &shared<float>();  // (n_rows, pitch)
   const int warp = threadIdx.x / WARP, of_lane = threadIdx.x % WARP / 4;
   const int64_t first = (int64_t)blockIdx.x * n_rows;
   const int64_t row = of_lane < n_rows && first + of_lane < head.R ? first + of_lane : -1;
-  for (int k = warp * Tiles::CODES; k < head.K; k += THREADS / WARP * Tiles::CODES)
-    Tiles::few(head, row, k, logits + k, pitch, (1u << n_rows) - 1);
+  for (int k = warp * CODES * FEW; k < head.K; k += WARPS * CODES * FEW) {
+    Some some;
+#pragma unroll
+    for (int n = 0; n < FEW; ++n) {
+      some.k[n] = k + n * CODES;
+      some.out[n] = logits + some.k[n];
+      some.wanted[n] = some.k[n] < head.K ? (1u << n_rows) - 1 : 0;
+    }
+    FewCodes<T>::few(head, row, some, pitch);
+  }
   __syncthreads();
   const int64_t r = first + warp;
   if (warp >= n_rows || r >= head.R) return;
@@ -73,7 +82,7 @@ struct RowsRoom {
     float few[Tiles::THREADS / WARP][WARP][Tiles::CODES + 1];
   };
   float sums[Tiles::ROWS][PITCH];  // of the weights of each group, in reference to `top`
-  double rest[Tiles::ROWS];        // of u times their sum, in the group
+  double rest[Tiles::ROWS];        // u, then what is left of u times their sum in the group
   float top[Tiles::ROWS], total[Tiles::ROWS];
   int group[Tiles::ROWS], order[Tiles::ROWS];
   int n_before[MOST_GROUPS];  // rows of lower groups
@@ -171,14 +180,14 @@ struct Sums {
 
 // The group that u falls into, and what is left of u times the sum of all in it.
 template <typename Tiles>
-__device__ __forceinline__ void choose_group(RowsRoom<Tiles>& room, int r, double u, int n_groups) {
+__device__ __forceinline__ void choose_group(RowsRoom<Tiles>& room, int r, int n_groups) {
   const auto four = [&](int i) { return *(const float4*)&room.sums[r][4 * i]; };
   double whole = 0;
   for (int i = 0; i < n_groups / 4; ++i) {
     const float4 w = four(i);
     whole += (w.x + w.y) + (w.z + w.w);
   }
-  double rest = u * whole, rest_of_last = 0;
+  double rest = room.rest[r] * whole, rest_of_last = 0;
   int last = 0;  // with any weight
   for (int i = 0; i < n_groups / 4; ++i) {
     const float4 w = four(i);
@@ -229,12 +238,18 @@ __device__ __forceinline__ Drawn find(const Head<typename Tiles::T>& head,
   for (int part = 0; part < head.parts; ++part) {
     for (int first = 0; first < WARP; first += 8) {
       const int64_t row_of_lane = __shfl_sync(ALL_LANES, row, first + lane / 4);
-      for (unsigned left = 0xff; left;) {
-        const int now = __shfl_sync(ALL_LANES, group, first + __ffs((int)left) - 1);
-        const unsigned wanted = __ballot_sync(ALL_LANES, group == now) >> first & left;
-        Tiles::few(head, row_of_lane, (now * head.parts + part) * Tiles::CODES, logits[first],
-                   Tiles::CODES + 1, wanted);
-        left &= ~wanted;
+      for (unsigned left = 0xff; left;) {  // rows
+        Some some;
+#pragma unroll
+        for (int n = 0; n < FEW; ++n) {
+          const int of = first + (left ? __ffs((int)left) - 1 : 0);
+          const int now = __shfl_sync(ALL_LANES, group, of);
+          some.k[n] = (now * head.parts + part) * Tiles::CODES;
+          some.out[n] = logits[first];
+          some.wanted[n] = __ballot_sync(ALL_LANES, group == now) >> first & left;
+          left &= ~some.wanted[n];
+        }
+        FewCodes<typename Tiles::T>::few(head, row_of_lane, some, Tiles::CODES + 1);
       }
     }
     __syncwarp();
@@ -261,18 +276,18 @@ __global__ void __launch_bounds__(Tiles::THREADS, 1)
   RowsRoom<Tiles>& room = shared<RowsRoom<Tiles>>();
   static_assert(Tiles::ROWS == Tiles::THREADS);
   const int64_t first = (int64_t)blockIdx.x * Tiles::ROWS;
-  const int n = (int)ceil_div(head.K, Tiles::TILE * head.parts);  // groups of a thread
+  const int t = threadIdx.x, n = (int)ceil_div(head.K, Tiles::TILE * head.parts);  // its groups
+  if (first + t < head.R) room.rest[t] = to.u[first + t];
   Sums<Tiles> sums{head, to.how, room};
   sums.begin();
   Tiles::each(head, first, room.tiles,
               [&](int group, int part, auto& c) { sums.take(group, part, c); });
   sums.end(n);
   __syncthreads();
-  const int t = threadIdx.x;
   if (first + t >= head.R)
     room.group[t] = 0;
   else if (!to.how.greedy)
-    choose_group(room, t, to.u[first + t], n * Tiles::LANES);
+    choose_group(room, t, n * Tiles::LANES);
   order_by_group(room);
   const int r = room.order[t];
   const int64_t row = first + r < head.R ? first + r : -1;
@@ -286,11 +301,11 @@ void with_head(const Launch& on, Head<typename Tiles::T> head, const Draw& to) {
   if (to.how.top_k || to.how.top_p < 1) {
     const int64_t pitch = ceil_div(head.K, Tiles::CODES) * Tiles::CODES + 1;
     const int64_t row_bytes = pitch * (int64_t)sizeof(float),
-                  n_rows = min((int64_t)FEW, ROOM / row_bytes);
+                  n_rows = min((int64_t)WARPS, ROOM / row_bytes);
     if (n_rows == 0)
-      return launch(on, row_kernel<T, true>, ceil_div(head.R, FEW), THREADS, 0, head, to);
-    return launch(on, kept_kernel<Tiles>, ceil_div(head.R, n_rows), THREADS, n_rows * row_bytes,
-                  head, to, (int)n_rows, (int)pitch);
+      return launch(on, row_kernel<T, true>, ceil_div(head.R, WARPS), THREADS, 0, head, to);
+    return launch(on, kept_kernel<T>, ceil_div(head.R, n_rows), THREADS, n_rows * row_bytes, head,
+                  to, (int)n_rows, (int)pitch);
   }
   head.parts = (int)ceil_div(head.K, Tiles::CODES * MOST_GROUPS);
   launch(on, head_kernel<Tiles>, ceil_div(head.R, Tiles::ROWS), Tiles::THREADS,
@@ -319,13 +334,15 @@ void sample_code(const Launch& on, const void* h, const double* u, const void* w
                        in_pieces<T>(D, {h, weight}),
                        bias && in_pieces<float>(0, {bias})};
     if (!weight && D == K)  // an empty weight is null, too
-      return launch(on, row_kernel<T, false>, ceil_div(R, FEW), THREADS, 0, head, to);
+      return launch(on, row_kernel<T, false>, ceil_div(R, WARPS), THREADS, 0, head, to);
     if constexpr (sizeof(T) == 4)
       return with_head<FloatTiles>(on, head, to);
     else if (D <= 64)
-      return with_head<HalfTiles<T, 4>>(on, head, to);
+      return with_head<HalfTiles<T, 4, true>>(on, head, to);
+    else if (D <= 128)
+      return with_head<HalfTiles<T, 8, true>>(on, head, to);
     else
-      return with_head<HalfTiles<T, 8>>(on, head, to);
+      return with_head<HalfTiles<T, 8, false>>(on, head, to);
   });
 }
 

@@ -46,9 +46,14 @@ __device__ __forceinline__ void copy_piece(T* shared, const T* row, bool there, 
 // x and y for the first 16, z and w for the next.
 template <typename T>
 __device__ __forceinline__ uint4 load_words(const T* row, bool there, int d, int D, bool packed) {
-  const auto piece = load_piece(row, there, d + threadIdx.x % 4 * 8, D, packed);
-  uint4 words;
-  memcpy(&words, &piece, sizeof words);
+  d += threadIdx.x % 4 * 8;
+  uint4 words = {0, 0, 0, 0};
+  if (packed) {  // not by pieces, which would be taken apart and put together again
+    if (there && d < D) words = *(const uint4*)(row + d);
+  } else {
+    const auto piece = load_piece(row, there, d, D, false);
+    memcpy(&words, &piece, sizeof words);
+  }
   return words;
 }
 
