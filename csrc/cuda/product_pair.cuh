@@ -11,10 +11,11 @@ namespace tsgen::cuda {
 
 constexpr int PAIR_THREADS = 128, PAIR_ROWS = 64;
 
-// Of float16 and bfloat16, by tensor cores. A warp has 16 rows of F.
-template <typename T_, int STEPS>
+// Of float16 and bfloat16, by tensor cores. A warp has 16 rows of F. ONE_: D is at most 16 STEPS.
+template <typename T_, int STEPS, bool ONE_>
 struct HalfPair {
   using T = T_;
+  static constexpr bool ONE = ONE_;
   static constexpr int N_ROWS = 2, N_COLUMNS = 16, LANES = 4, DIMS = 16 * STEPS, STAGES = 2;
   static constexpr int N_OUT = DIMS / LANES, PIECES = DIMS / 8;
   struct Shared {
@@ -100,6 +101,7 @@ struct HalfPair {
 // Of float32, by FMA: a thread has 4 rows x 8 columns of S, and 4 x 16 of `out`.
 struct FloatPair {
   using T = float;
+  static constexpr bool ONE = false;
   static constexpr int N_ROWS = 4, N_COLUMNS = 8, LANES = 8, DIMS = 128, STAGES = 1, N_OUT = 16;
   static constexpr int PIECES = DIMS / 4;
   struct Shared {  // 4 more numbers a row: 8 rows that are read together lie in different banks
@@ -187,7 +189,8 @@ template <bool BOTH, typename Pair, typename Fixed, typename Fetch, typename Tak
 __device__ __forceinline__ void multiply_pair(Pair& pair, typename Pair::Shared& room, int n_tiles,
                                               int out_piece, int D, bool packed, const Fixed& fixed,
                                               const Fetch& fetch, const Take& take) {
-  const int n_pieces = max(1, (int)ceil_div(D, Pair::DIMS)), n = n_tiles * n_pieces;
+  const int n_pieces = Pair::ONE ? 1 : max(1, (int)ceil_div(D, Pair::DIMS));
+  const int n = n_tiles * n_pieces;
   const int first = out_piece + 1 == n_pieces ? 0 : out_piece + 1;
   const auto next = [&](int piece) { return piece + 1 == n_pieces ? 0 : piece + 1; };
 #pragma unroll

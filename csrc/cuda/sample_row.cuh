@@ -9,10 +9,6 @@
 
 namespace tsgen::cuda {
 
-constexpr float LOWEST =
-    -3.4028235e38f;  // below every logit, yet what it is taken from stays no NaN
-constexpr float LOG2_E = 1.44269504f;
-
 struct SampleSettings {
   float inverse;  // of the temperature
   int top_k;      // 0 for all

@@ -5,6 +5,9 @@
 
 namespace tsgen::cuda {
 
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+constexpr float LOWEST = -3.4028235e38f;  // below any number, yet differences to it are no NaN
+
 // sin and cos of x modulo π: both with the wrong sign or both with the right one, see
 // kernels/_math.py, which has the same.
 struct HalfTurn {

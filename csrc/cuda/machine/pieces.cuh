@@ -1,6 +1,8 @@
 // Rows of a matrix in pieces of 16 bytes, zeros behind their ends: to registers or shared memory.
 #pragma once
 
+#include <initializer_list>
+
 #include "cuda/machine/matrix.cuh"
 
 namespace tsgen::cuda {
