@@ -19,25 +19,28 @@ struct TileCursor {
   }
 };
 
-// Of float16 and bfloat16, by tensor cores. A warp has 32 rows, whose numbers stay in registers.
+// How many rows a block has changes no bit of one: with few blocks, small ones are done sooner.
+
+// Of float16 and bfloat16, by tensor cores. A warp has 16 M rows, whose numbers stay in registers.
 // ONE: D is at most 16 STEPS.
-template <typename T_, int STEPS, bool ONE>
+template <typename T_, int STEPS, bool ONE, int M, int WARPS>
 struct HalfTiles {
   using T = T_;
-  static constexpr int THREADS = 256, ROWS = 256, CODES = FewCodes<T>::CODES, LANES = 4,
-                       ROWS_OF_THREAD = 4;
+  static constexpr int THREADS = WARPS * WARP, ROWS = WARPS * 16 * M, ROWS_OF_THREAD = 2 * M;
+  static constexpr int CODES = FewCodes<T>::CODES, LANES = 4;
   static constexpr int TILE = CODES * LANES, DIMS = 16 * STEPS, STAGES = 3, PIECES = DIMS / 8;
   struct Shared {
     T weight[STAGES][TILE][DIMS];  // row i has its pieces in the order of piece ^ key(i)
     float4 bias[STAGES][CODES / 4][LANES];
   };
-  using Logits = FragmentC[2][TILE / 8];
+  using Rows = FragmentA[M][STEPS];
+  using Logits = FragmentC[M][TILE / 8];
 
   static __device__ __forceinline__ float& logit(Logits& c, int i, int code) {
     return c[i / 2][code / 2].at[i % 2 * 2 + code % 2];
   }
   static __device__ __forceinline__ int row_of(int i) {
-    return threadIdx.x / WARP * 32 + 8 * i + threadIdx.x % WARP / 4;
+    return threadIdx.x / WARP * 16 * M + 8 * i + threadIdx.x % WARP / 4;
   }
   static __device__ __forceinline__ int lane_of_row() { return threadIdx.x % LANES; }
   // two codes whose rows are read together lie in different banks
@@ -66,9 +69,9 @@ struct HalfTiles {
   }
 
   static __device__ __forceinline__ void load_rows(const Head<T>& head, int64_t first, int piece,
-                                                   FragmentA (&a)[2][STEPS]) {
+                                                   Rows& a) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < ROWS_OF_THREAD; ++i) {
       const int64_t r = first + row_of(i);
 #pragma unroll
       for (int k = 0; k < STEPS; k += 2) {
@@ -91,7 +94,7 @@ struct HalfTiles {
     }
   }
 
-  static __device__ __forceinline__ void multiply(Logits& c, const FragmentA (&a)[2][STEPS],
+  static __device__ __forceinline__ void multiply(Logits& c, const Rows& a,
                                                   const T (*weight)[DIMS]) {
     const int lane = threadIdx.x % WARP, code = lane / 8 * CODES + lane / 4 % 2;
     const T* const from = weight[code] + lane % 4 * 8;
@@ -101,7 +104,7 @@ struct HalfTiles {
       for (int n = 0; n < TILE / 8; ++n) {  // 8 codes, two in each group
         const uint4 b = *(const uint4*)(from + 2 * n * DIMS + (k * 16 ^ key(code) * 8));
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < M; ++m) {
           multiply_add<T>(c[m][n], a[m][k], {b.x, b.y});
           multiply_add<T>(c[m][n], a[m][k + 1], {b.z, b.w});
         }
@@ -114,9 +117,9 @@ struct HalfTiles {
                                               const Take& take) {
     const int warp = threadIdx.x / WARP, n_pieces = ONE ? 1 : (int)ceil_div(head.D, DIMS);
     const int n = n_pieces * head.parts * (int)ceil_div(head.K, TILE * head.parts);
-    // The two warps that share an arithmetic unit take turns in tensor cores and exponentials.
-    const bool late = warp >= THREADS / WARP / 2;
-    FragmentA a[2][STEPS];
+    // Two warps that share an arithmetic unit take turns in tensor cores and exponentials.
+    const bool late = warp >= 4;
+    Rows a;
     Logits c;
     TileCursor to, at;
     const auto begin = [&](int i) {
@@ -130,7 +133,7 @@ struct HalfTiles {
       begin(i + STAGES - 1);
     };
     for (int i = 0; i < STAGES - 1; ++i) begin(i);
-    if (first + 32 * warp >= head.R) {  // no rows, but its share of the copies
+    if (first + warp * 16 * M >= head.R) {  // no rows, but its share of the copies
       for (int i = 0; i < n; ++i) arrive(i);
     } else {
       if (ONE) load_rows(head, first, 0, a);
@@ -149,11 +152,12 @@ struct HalfTiles {
   }
 };
 
-// Of float32, by FMA in the order of the dims: a thread has 8 rows x 8 codes.
+// Of float32, by FMA in the order of the dims: a thread has N rows x 8 codes.
+template <int N>
 struct FloatTiles {
   using T = float;
-  static constexpr int THREADS = 128, ROWS = 128, CODES = FewCodes<T>::CODES, LANES = 8,
-                       ROWS_OF_THREAD = 8;
+  static constexpr int THREADS = 128, ROWS = 16 * N, ROWS_OF_THREAD = N;
+  static constexpr int CODES = FewCodes<T>::CODES, LANES = 8;
   static constexpr int TILE = CODES * LANES, DIMS = 32, STAGES = 2, PIECES = DIMS / 4;
   static constexpr int PITCH = DIMS + 4;  // 8 rows that are read together lie in different banks
   struct Shared {

@@ -10,7 +10,7 @@ namespace tsgen::cuda {
 namespace {
 
 constexpr int THREADS = 256;
-constexpr int64_t ROWS_OF_PART = 512;  // of the gradient of W, at least
+constexpr int64_t ROWS_OF_PART = 512;          // of the gradient of W, at least
 constexpr int64_t MOST_BLOCKS_OF_CODES = 264;  // two on each multiprocessor of an H100
 
 // A block has 64 codes, a piece of the dims of their gradients, and a part of the rows.

@@ -11,6 +11,7 @@ namespace {
 
 constexpr float SMALLEST = 1.2e-38f;  // of 1 / temperature, and of a temperature: normal in float32
 constexpr int ROOM = 96 * 1024;       // bytes of logits in shared memory
+constexpr int64_t FEW_ROWS = 16384;   // do not fill a GPU, 256 in a block
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
 
 struct Draw {
@@ -71,42 +72,58 @@ template <typename Tiles>
 __global__ void __launch_bounds__(Tiles::THREADS, 1)
     head_kernel(Head<typename Tiles::T> head, Draw to) {
   RowsRoom<Tiles>& room = shared<RowsRoom<Tiles>>();
-  static_assert(Tiles::ROWS == Tiles::THREADS);
+  static_assert(Tiles::ROWS % WARP == 0 && Tiles::ROWS <= Tiles::THREADS);
   const int64_t first = (int64_t)blockIdx.x * Tiles::ROWS;
   const int t = threadIdx.x, n = (int)ceil_div(head.K, Tiles::TILE * head.parts);  // its groups
-  if (first + t < head.R) room.rest[t] = to.u[first + t];
+  const bool is_row = t < Tiles::ROWS && first + t < head.R;
+  if (is_row) room.rest[t] = to.u[first + t];
   Sums<Tiles> sums{head, to.how, room};
   sums.begin();
   Tiles::each(head, first, room.tiles,
               [&](int group, int part, auto& c) { sums.take(group, part, c); });
   sums.end(n);
   __syncthreads();
-  if (first + t >= head.R)
-    room.group[t] = 0;
-  else if (!to.how.greedy)
-    choose_group(room, t, n * Tiles::LANES);
+  if (is_row && !to.how.greedy) choose_group(room, t, n * Tiles::LANES);
   order_by_group(room);
+  if (t >= Tiles::ROWS) return;
   const int r = room.order[t];
   const int64_t row = first + r < head.R ? first + r : -1;
   const Drawn drawn = find(head, to.how, room, row, r);
   if (row >= 0) write_drawn(drawn, room.top[r] * LN_2, room.total[r], to.ids + row, to.logp + row);
 }
 
+template <typename T>
+void with_cut(const Launch& on, const Head<T>& head, const Draw& to) {
+  const int64_t pitch = ceil_div(head.K, FewCodes<T>::CODES) * FewCodes<T>::CODES + 1;
+  const int64_t row_bytes = pitch * (int64_t)sizeof(float);
+  const int64_t n_rows = min((int64_t)WARPS, ROOM / row_bytes);
+  if (n_rows == 0)
+    return launch(on, row_kernel<T, true>, ceil_div(head.R, WARPS), THREADS, 0, head, to);
+  launch(on, kept_kernel<T>, ceil_div(head.R, n_rows), THREADS, n_rows * row_bytes, head, to,
+         (int)n_rows, (int)pitch);
+}
+
 template <typename Tiles>
-void with_head(const Launch& on, Head<typename Tiles::T> head, const Draw& to) {
-  using T = typename Tiles::T;
-  if (to.how.top_k || to.how.top_p < 1) {
-    const int64_t pitch = ceil_div(head.K, Tiles::CODES) * Tiles::CODES + 1;
-    const int64_t row_bytes = pitch * (int64_t)sizeof(float),
-                  n_rows = min((int64_t)WARPS, ROOM / row_bytes);
-    if (n_rows == 0)
-      return launch(on, row_kernel<T, true>, ceil_div(head.R, WARPS), THREADS, 0, head, to);
-    return launch(on, kept_kernel<T>, ceil_div(head.R, n_rows), THREADS, n_rows * row_bytes, head,
-                  to, (int)n_rows, (int)pitch);
-  }
+void by_tiles(const Launch& on, Head<typename Tiles::T> head, const Draw& to) {
   head.parts = (int)ceil_div(head.K, Tiles::CODES * MOST_GROUPS);
   launch(on, head_kernel<Tiles>, ceil_div(head.R, Tiles::ROWS), Tiles::THREADS,
          sizeof(RowsRoom<Tiles>), head, to);
+}
+
+template <typename T>
+void with_head(const Launch& on, const Head<T>& head, const Draw& to) {
+  if (to.how.top_k || to.how.top_p < 1) return with_cut(on, head, to);
+  const bool few = head.R <= FEW_ROWS;
+  if constexpr (sizeof(T) == 4)
+    return (few ? by_tiles<FloatTiles<2>> : by_tiles<FloatTiles<8>>)(on, head, to);
+  else if (head.D > 128)
+    return by_tiles<HalfTiles<T, 8, false, 2, 8>>(on, head, to);
+  else if (few)
+    return by_tiles<HalfTiles<T, 8, true, 1, 4>>(on, head, to);
+  else if (head.D > 64)
+    return by_tiles<HalfTiles<T, 8, true, 2, 8>>(on, head, to);
+  else
+    return by_tiles<HalfTiles<T, 4, true, 2, 8>>(on, head, to);
 }
 
 }  // namespace
@@ -132,14 +149,7 @@ void sample_code(const Launch& on, const void* h, const double* u, const void* w
                        bias && in_pieces<float>(0, {bias})};
     if (!weight && D == K)  // an empty weight is null, too
       return launch(on, row_kernel<T, false>, ceil_div(R, WARPS), THREADS, 0, head, to);
-    if constexpr (sizeof(T) == 4)
-      return with_head<FloatTiles>(on, head, to);
-    else if (D <= 64)
-      return with_head<HalfTiles<T, 4, true>>(on, head, to);
-    else if (D <= 128)
-      return with_head<HalfTiles<T, 8, true>>(on, head, to);
-    else
-      return with_head<HalfTiles<T, 8, false>>(on, head, to);
+    with_head(on, head, to);
   });
 }
 

@@ -17,7 +17,7 @@ struct RowsRoom {
   static constexpr int PITCH = MOST_GROUPS + 4;  // 8 rows by 4 numbers lie in different banks
   union {
     typename Tiles::Shared tiles;
-    float few[Tiles::THREADS / WARP][WARP][Tiles::CODES + 1];
+    float few[Tiles::ROWS / WARP][WARP][Tiles::CODES + 1];
   };
   float sums[Tiles::ROWS][PITCH];  // of the weights of each group, in reference to `top`
   double rest[Tiles::ROWS];        // u, then what is left of u times their sum in the group
@@ -153,12 +153,12 @@ __device__ __forceinline__ void order_by_group(RowsRoom<Tiles>& room) {
   const int t = threadIdx.x;
   if (t < MOST_GROUPS) room.n_before[t] = 0;
   __syncthreads();
-  const int group = room.group[t];
-  const int place = atomicAdd(&room.n_before[group], 1);
+  const int group = t < Tiles::ROWS ? room.group[t] : 0;
+  const int place = t < Tiles::ROWS ? atomicAdd(&room.n_before[group], 1) : 0;
   __syncthreads();
   int before = 0;
   for (int g = 0; g < group; ++g) before += room.n_before[g];
-  room.order[before + place] = t;
+  if (t < Tiles::ROWS) room.order[before + place] = t;
   __syncthreads();
 }
 
