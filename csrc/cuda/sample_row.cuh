@@ -1,7 +1,8 @@
 // One draw from a row of logits by one warp, with any cut: the row is gone over again and again.
 //
 // A cut keeps the codes whose logit is above a bound, and the first n_equal of those at it. As in
-// kernels/sample_code.py the bound is found bit by bit, over the logits in order.
+// kernels/sample_code.py the bound is found bit by bit, over the logits in order: the largest one
+// from which on there is enough.
 #pragma once
 
 #include "cuda/machine/functions.cuh"
@@ -70,18 +71,18 @@ struct SampleRow {
         [&](float l) { return l >= least && l > floor ? weight_of(l - top, how) : 0.0f; });
   }
 
-  // The largest logit for which `reached` is true, which it is for all below.
-  template <typename Reached>
-  __device__ static float last_that(const Reached& reached) {
-    unsigned place = 0;
-    for (unsigned bit = 1u << 31; bit; bit >>= 1)
-      if (reached(logit_at(place | bit))) place |= bit;
-    return logit_at(place);
-  }
-
   __device__ void keep_top_k() {
-    const float floor = bound;
-    bound = last_that([&](float x) { return n_from(x, floor) >= how.top_k; });
+    unsigned place = 0;
+    for (unsigned bit = 1u << 31; bit; bit >>= 1) {
+      const float least = logit_at(place | bit);
+      const int n = n_from(least, -INFINITY);
+      if (n == how.top_k && least != 0) {  // which of them is last does not matter; -0 is below 0
+        bound = logit_at((place | bit) - 1);
+        return;
+      }
+      if (n >= how.top_k) place |= bit;
+    }
+    bound = logit_at(place);
     n_equal = how.top_k - n_from(bound, bound);
   }
 
@@ -90,8 +91,13 @@ struct SampleRow {
     const float floor = bound;
     const double at_floor = (double)n_equal * weight_of(floor - top, how);
     const double enough = how.top_p * (weight_from(floor, floor) + at_floor);
-    bound = last_that(
-        [&](float x) { return weight_from(x, floor) + (x <= floor ? at_floor : 0) >= enough; });
+    unsigned place = 0;
+    for (unsigned bit = 1u << 31; bit; bit >>= 1) {
+      const float least = logit_at(place | bit);
+      const double weight = weight_from(least, floor) + (least <= floor ? at_floor : 0);
+      if (weight >= enough) place |= bit;
+    }
+    bound = logit_at(place);
     const double rest = enough - weight_from(bound, bound);
     const double n = ceil(rest / weight_of(bound - top, how));  // NaN where nothing weighs anything
     n_equal = bound == floor && n_equal < n ? n_equal : n < K ? (int)n : K;
