@@ -79,6 +79,11 @@ void bind_cuda(py::module_& cuda) {
   cuda.def("nearest_code", bind(nearest_code), no_gil);
   cuda.def("nearest_code_scratch", &nearest_code_scratch);
   cuda.def("philox", bind(philox), no_gil);
+  cuda.def("masked_cross_entropy", bind(masked_cross_entropy), no_gil);
+  cuda.def("masked_cross_entropy_scratch", &masked_cross_entropy_scratch);
+  cuda.def("masked_cross_entropy_backward", bind(masked_cross_entropy_backward), no_gil);
+  cuda.def("masked_cross_entropy_backward_scratch", &masked_cross_entropy_backward_scratch);
+  cuda.def("sample_code", bind(sample_code), no_gil);
   cuda.def("snake", bind(snake), no_gil);
   cuda.def("snake_backward", bind(snake_backward), no_gil);
   cuda.def("snake_backward_scratch", &snake_backward_scratch);

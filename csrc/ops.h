@@ -54,8 +54,8 @@ void keep_confident(const void* confidence, const int64_t* n_masked, uint8_t* ma
 // h (M, D), weight (K, D), bias (K) or null, rows (R) distinct. Backward: the loss and its
 // gradients in one pass; grad_bias null without bias.
 void masked_cross_entropy(const float* h, const float* weight, const float* bias,
-                          const int64_t* rows, const int64_t* target, float* loss, int64_t R,
-                          int64_t K, int64_t D, int64_t n_threads);
+                          const int64_t* rows, const int64_t* target, float* loss, int64_t M,
+                          int64_t R, int64_t K, int64_t D, int64_t n_threads);
 void masked_cross_entropy_backward(const float* h, const float* weight, const float* bias,
                                    const int64_t* rows, const int64_t* target, float* loss,
                                    float* grad_h, float* grad_weight, float* grad_bias, int64_t M,

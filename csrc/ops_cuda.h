@@ -43,6 +43,20 @@ int64_t nearest_code_scratch(int64_t N, int64_t K, int64_t D);
 void philox(const Launch& on, const int64_t* sample, int64_t* words, uint64_t key, int64_t B,
             int64_t N, uint32_t stream, uint32_t step, uint32_t band);
 
+int64_t masked_cross_entropy_scratch(int64_t M, int64_t R, int64_t K, int64_t D);
+void masked_cross_entropy(const Launch& on, const void* h, const void* weight, const float* bias,
+                          const int64_t* rows, const int64_t* target, float* loss, int64_t M,
+                          int64_t R, int64_t K, int64_t D);
+int64_t masked_cross_entropy_backward_scratch(int64_t M, int64_t R, int64_t K, int64_t D);
+void masked_cross_entropy_backward(const Launch& on, const void* h, const void* weight,
+                                   const float* bias, const int64_t* rows, const int64_t* target,
+                                   float* loss, void* grad_h, float* grad_weight, float* grad_bias,
+                                   int64_t M, int64_t R, int64_t K, int64_t D);
+
+void sample_code(const Launch& on, const void* h, const double* u, const void* weight,
+                 const float* bias, int64_t* ids, float* logp, int64_t R, int64_t D, int64_t K,
+                 double temperature, int64_t top_k, double top_p);
+
 void snake(const Launch& on, const void* x, const float* a, const float* gain, const float* shift,
            void* out, int64_t B, int64_t C, int64_t S);
 int64_t snake_backward_scratch(int64_t B, int64_t C, int64_t S);

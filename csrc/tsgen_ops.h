@@ -187,8 +187,9 @@ TSGEN_API tsgen_status tsgen_sum_taps_backward(const float* grad_h, const float*
  *
  * sample (B), words (B, N, 4); N at most 2^24, stream below 2^8, step and band below 2^16
  */
-TSGEN_API tsgen_status tsgen_philox(uint64_t key, const int64_t* sample, int64_t B, int64_t N,
-                                    uint32_t stream, uint32_t step, uint32_t band, int64_t* words);
+TSGEN_API tsgen_status tsgen_philox(const int64_t* sample, int64_t* words, uint64_t key, int64_t B,
+                                    int64_t N, uint32_t stream, uint32_t step, uint32_t band,
+                                    int32_t n_threads);
 
 #ifdef __cplusplus
 }

@@ -76,15 +76,20 @@ class TestSampleCode:
         assert set(ids_R.tolist()) == drawn
         assert logp_R.isfinite().all()
 
-    def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads(self):
-        device_for("sample_code", "cpu", torch.float32)
-        for shape in ((203, 1024, 40, 1.0, 0, 1.0), (203, 100, 390, 0.7, 9, 0.9)):
-            h_RD, u_R, *rest = OPS["sample_code"].make_inputs(shape, "cpu", torch.float32)
-            together = run("sample_code", (h_RD, u_R, *rest), "cpu")
+    @pytest.mark.parametrize(
+        ("backend", "dtype"),
+        [("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)],
+    )
+    def test_a_row_is_the_same_in_any_batch_and_on_any_number_of_threads(self, backend, dtype):
+        device = device_for("sample_code", backend, dtype)
+        R = 20_003 if device == "cuda" else 203  # blocks are of more rows where there are many
+        for shape in ((R, 1024, 40, 1.0, 0, 1.0), (R, 100, 390, 0.7, 9, 0.9)):
+            h_RD, u_R, *rest = OPS["sample_code"].make_inputs(shape, device, dtype)
+            together = run("sample_code", (h_RD, u_R, *rest), backend)
             with threads(3):
-                assert_same(together, run("sample_code", (h_RD, u_R, *rest), "cpu"))
+                assert_same(together, run("sample_code", (h_RD, u_R, *rest), backend))
             for rows in (slice(0, 1), slice(57, 64), slice(190, 203)):
-                part = run("sample_code", (h_RD[rows], u_R[rows], *rest), "cpu")
+                part = run("sample_code", (h_RD[rows], u_R[rows], *rest), backend)
                 assert_same([out[rows] for out in together], part)
 
 
@@ -286,3 +291,16 @@ class TestMaskedCrossEntropy:
         for rows_R, target_R in ((id_1 + 1, id_1), (-id_1, id_1), (id_1, id_1 + 3), (id_1, -id_1)):
             with pytest.raises(ValueError, match="wanted ids from 0 to"):
                 ops.masked_cross_entropy(h_MD, weight_KD, None, rows_R, target_R, backend="cpu")
+
+    @pytest.mark.parametrize("backend", ["triton", "cuda"])
+    def test_ids_that_do_not_exist_flag_the_loss_on_a_gpu(self, backend):
+        if device_for("masked_cross_entropy", backend, torch.float32) != "cuda":
+            pytest.skip("on the CPU they are refused")
+        h_MD, weight_KD, id_1 = (
+            t.cuda() for t in (torch.ones(2, 3), torch.ones(4, 3), torch.tensor([1]))
+        )
+        for rows_R, target_R in ((id_1 + 1, id_1), (-id_1, id_1), (id_1, id_1 + 3), (id_1, -id_1)):
+            gradients = torch.ops.tsgen.masked_cross_entropy_backward.default
+            loss, *grads = gradients(h_MD, weight_KD, None, rows_R, target_R, backend=backend)
+            assert loss.isnan()
+            assert all(grad.isfinite().all() for grad in grads)

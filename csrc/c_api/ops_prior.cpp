@@ -127,7 +127,7 @@ tsgen_status tsgen_masked_cross_entropy(const float* h, const float* weight, con
                                         int32_t n_threads) {
   return call([&] {
     check_head(h, weight, rows, target, loss, M, R, K, D);
-    cpu::masked_cross_entropy(h, weight, bias, rows, target, loss, R, K, D, threads(n_threads));
+    cpu::masked_cross_entropy(h, weight, bias, rows, target, loss, M, R, K, D, threads(n_threads));
   });
 }
 
@@ -183,13 +183,13 @@ tsgen_status tsgen_sum_taps_backward(const float* grad_h, const float* grad_mean
   });
 }
 
-tsgen_status tsgen_philox(uint64_t key, const int64_t* sample, int64_t B, int64_t N,
-                          uint32_t stream, uint32_t step, uint32_t band, int64_t* words) {
+tsgen_status tsgen_philox(const int64_t* sample, int64_t* words, uint64_t key, int64_t B, int64_t N,
+                          uint32_t stream, uint32_t step, uint32_t band, int32_t n_threads) {
   return call([&] {
     check_sizes({{"B", B, 0}, {"N", N, 0}});
     check_range("N", N, 0, 1 << 24), check_range("stream", stream, 0, 255);
     check_range("step", step, 0, 65535), check_range("band", band, 0, 65535);
     check_array("sample", sample, B), check_array("words", words, B * N);
-    cpu::philox(key, sample, B, N, stream, step, band, words);
+    cpu::philox(sample, words, key, B, N, stream, step, band, threads(n_threads));
   });
 }

@@ -25,8 +25,8 @@ float mean_in_order(const double* losses, int64_t R) {
 }  // namespace
 
 void masked_cross_entropy(const float* h, const float* weight, const float* bias,
-                          const int64_t* rows, const int64_t* target, float* loss, int64_t R,
-                          int64_t K, int64_t D, int64_t n_threads) {
+                          const int64_t* rows, const int64_t* target, float* loss, int64_t /*M*/,
+                          int64_t R, int64_t K, int64_t D, int64_t n_threads) {
   const auto head = TSGEN_BEST(head_rows);
   const auto row_loss = TSGEN_BEST(cross_entropy_row);
   const auto packed = scratch<float>(TSGEN_BEST(packed_head_size)(K, D));

@@ -5,6 +5,9 @@
 
 namespace tsgen::cuda {
 
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+constexpr float LOWEST = -3.4028235e38f;  // below any number, yet differences to it are no NaN
+
 // sin and cos of x modulo π: both with the wrong sign or both with the right one, see
 // kernels/_math.py, which has the same.
 struct HalfTurn {
@@ -40,6 +43,17 @@ __device__ __forceinline__ float gelu(float x) {
   p = p * a - 1.15110755f;
   p = p * a - 0.99999994f;
   return fmaxf(x, 0.0f) - a * exp2f(p);
+}
+
+// 2^x to 2 units in the last place; what is not normal is 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
 }
 
 }  // namespace tsgen::cuda
