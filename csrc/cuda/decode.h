@@ -22,9 +22,10 @@ struct DecodeSizes {
 
 struct DecodeTables {
   const void* layer[MOST_LAYERS][LAYER_TENSORS];  // in the order of ops.LayerWeights
-  const void *tokens, *first, *head_in, *head;    // (K + 1, D), (n_classes + 1, N, D) or null, (D,
-                                                // D), (K, D)
-  const float *places, *classes;                                   // (N, D), (n_classes + 1, D)
+  const void* tokens;                             // (K + 1, D)
+  const void* first;                              // (n_classes + 1, N, D) or null
+  const void *head_in, *head;                     // (D, D), (K, D)
+  const float *places, *classes;                  // (N, D), (n_classes + 1, D)
   const float *head_in_bias, *head_gain, *head_shift, *head_bias;  // (D), (D), (D), (K)
 };
 

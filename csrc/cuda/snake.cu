@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 __global__ void __launch_bounds__(THREADS)
-    add_parts_kernel(const float* parts, float* grad_a, float* grad_gain, float* grad_shift,
-                     int64_t n_parts, int64_t C) {
+    snake_sums_kernel(const float* parts, float* grad_a, float* grad_gain, float* grad_shift,
+                      int64_t n_parts, int64_t C) {
   const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
   if (c >= C) return;
   float sum[3] = {};
@@ -128,7 +128,7 @@ void snake_backward(const Launch& on, const void* grad_out, const void* x, const
     launch(on, snake_backward_kernel<T>, n_parts(B) * C, THREADS, 0, (const T*)grad_out,
            (const T*)x, a, gain, shift, (T*)grad_x, parts, B, C, S, ceil_div(B, n_parts(B)));
   });
-  launch(on, add_parts_kernel, ceil_div(C, THREADS), THREADS, 0, (const float*)parts, grad_a,
+  launch(on, snake_sums_kernel, ceil_div(C, THREADS), THREADS, 0, (const float*)parts, grad_a,
          grad_gain, grad_shift, n_parts(B), C);
 }
 
