@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 PACKAGE := pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 
-.PHONY: demo test check bench sanitize interpret gpu models clean
+.PHONY: demo test check bench sanitize interpret gpu gpu-sanitize models clean
 
 demo: $(VENV)/.installed-viz
 	$(BIN)/python -m tsgen demo --out demo
@@ -60,19 +60,33 @@ models: $(VENV)/.installed-viz
 	$(BIN)/python benchmarks/train_bundled.py
 
 # For a machine with a GPU, nvcc and every dependency, but no network: its own Python, no .venv.
-# All within nine minutes: the tests get five, the benchmark what is left, also after a failure.
-# The tests of what the compiler makes for other GPUs need none: they are left to `make test`.
+# All within nine minutes: the tests get four, NVIDIA's sanitizers one and a half, the benchmark what
+# is left, also after a failure. The tests of what the compiler makes for other GPUs need none: they
+# are left to `make test`.
 gpu:
 	begun=$$(date +%s); workers=; \
 	  CMAKE_ARGS="-DTSGEN_CUDA=ON $(CMAKE_ARGS)" \
 	    $(PYTHON) -m pip install --no-build-isolation --no-deps -e . || exit 1; \
 	  if $(PYTHON) -c "import xdist" 2> /dev/null; then workers="-n 8"; fi; \
-	  TSGEN_REQUIRE=cuda,triton timeout --signal=INT --kill-after=20 300 \
+	  TSGEN_REQUIRE=cuda,triton timeout --signal=INT --kill-after=20 240 \
 	    $(PYTHON) -m pytest $$workers --ignore=tests/test_triton_compile.py; tests=$$?; \
-	  $(PYTHON) benchmarks/gpu.py --out $(GPU_RESULTS) --until $$((begun + 500)) && exit $$tests
+	  $(MAKE) gpu-sanitize; sanitizers=$$?; \
+	  $(PYTHON) benchmarks/gpu.py --out $(GPU_RESULTS) --until $$((begun + 500)) && \
+	  exit $$((tests + sanitizers))
+
+# Every CUDA kernel in its first dtype under NVIDIA's sanitizers, side by side, where there are some.
+TOOLS := memcheck racecheck initcheck synccheck
+gpu-sanitize:
+	command -v compute-sanitizer > /dev/null || { echo "no compute-sanitizer"; exit 0; }; \
+	for tool in $(TOOLS); do \
+	  timeout 90 compute-sanitizer --tool $$tool --error-exitcode 9 --target-processes all \
+	    $(PYTHON) -m pytest -q -p no:cacheprovider tests/test_ops.py \
+	    -k "strides_do_not_matter and cuda" > sanitizer-$$tool.log 2>&1 & pids="$$pids $$!"; \
+	done; failed=0; for pid in $$pids; do wait $$pid || failed=1; done; \
+	tail -n 4 sanitizer-*.log; exit $$failed
 
 clean:
-	rm -rf $(VENV)/.installed-* build dist *.egg-info tsgen/_C.*.so demo gpu-results
+	rm -rf $(VENV)/.installed-* build dist *.egg-info tsgen/_C.*.so demo sanitizer-*.log
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -24,7 +24,7 @@ struct DecodeRoom {
   BlockRoom block;
   int n;      // sequences of a CTA; each goes through twice where there is guidance
   int piece;  // codes
-  int ids, place, drawn, logp, confidence, wanted;
+  int ids, place, drawn, logp, confidence, wanted, invalid;
   int n_bytes;
 };
 
@@ -59,7 +59,8 @@ DecodeRoom decode_room(const DecodeSizes& z, int n) {
   room.logp = room.drawn + round_up(4 * room.block.M, 16);
   room.confidence = room.logp + round_up(4 * room.block.M, 16);
   room.wanted = room.confidence + 8 * rows;
-  room.n_bytes = room.wanted + (int)sizeof(Wanted) * rows;
+  room.invalid = room.wanted + (int)sizeof(Wanted) * rows;
+  room.n_bytes = room.invalid + round_up(room.n, 16);
   return room;
 }
 
@@ -80,6 +81,7 @@ struct Decoder {
   int *ids, *place, *drawn;  // (n, N), (n, N), rows
   double* confidence;
   Wanted* wanted;
+  bool* invalid;  // (n)
   int64_t first;  // sequence of the CTA
 
   __device__ Decoder(char* shared, const DecodeWeights<T>& weights, const DecodeSizes& sizes,
@@ -98,6 +100,7 @@ struct Decoder {
         drawn((int*)(shared + where.drawn)),
         confidence((double*)(shared + where.confidence)),
         wanted((Wanted*)(shared + where.wanted)),
+        invalid((bool*)(shared + where.invalid)),
         first((int64_t)blockIdx.x * where.n) {}
 
   __device__ int passes() const { return z.guided ? 2 : 1; }
@@ -285,7 +288,7 @@ struct Decoder {
   }
 
   // keep what was drawn but for the `again` least confident places of every sequence
-  __device__ void remask(int count, int again, double noise, bool* invalid) const {
+  __device__ void remask(int count, int again, double noise) const {
     const int rows = room.n * count, lane = threadIdx.x % WARP;
     for (int r = threadIdx.x; r < rows; r += BLOCK_THREADS) {
       const double c = logp[r] - noise * log(-log(confidence[r]));
@@ -315,7 +318,7 @@ struct Decoder {
     __syncthreads();
   }
 
-  __device__ void run(const DecodePlan& plan, bool* invalid) const {
+  __device__ void run(const DecodePlan& plan) const {
     for (int i = threadIdx.x; i < room.n * z.N; i += BLOCK_THREADS)
       ids[i] = z.K, place[i] = i % z.N;
     for (int g = threadIdx.x; g < room.n; g += BLOCK_THREADS) invalid[g] = false;
@@ -329,7 +332,7 @@ struct Decoder {
       }
       hidden(count, known);
       draw(count, step);
-      remask(count, plan.left[step], plan.noise[step], invalid);
+      remask(count, plan.left[step], plan.noise[step]);
       count = plan.left[step];
     }
     for (int i = threadIdx.x; i < room.n * z.N; i += BLOCK_THREADS)
@@ -346,9 +349,8 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 1)
                   const __grid_constant__ DecodeRoom room,
                   const __grid_constant__ DecodeRequest request,
                   const __grid_constant__ DecodePlan plan) {
-  __shared__ bool invalid[MOST_ROWS];
   const Decoder<T> decoder(&shared<char>(), weights, sizes, room, request);
-  decoder.run(plan, invalid);
+  decoder.run(plan);
 }
 
 template <typename T>
