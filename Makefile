@@ -41,7 +41,8 @@ sanitize: $(VENV)/.installed-test
 	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py tests/test_engine_cpu.py \
 	    tests/test_engine_cuda.py::TestLargerKernels tests/test_c_library.py \
 	    tests/test_c_library_files.py tests/test_c_library_ops.py \
-	  -k "(cpu or cuda or instruction_set or threads or c_library) and not ctrl_c"
+	  -k "(cpu or cuda or instruction_set or threads or c_library) and not ctrl_c \
+	    and not ecg and not synthetic_control"
 
 # Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton
 # that is supported; `make test` compiles them by the installed one.
