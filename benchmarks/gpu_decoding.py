@@ -17,12 +17,14 @@ import measure
 import numpy as np
 import torch
 from gpu_ops import Place, refused
+from gpu_report import BY_KERNELS
 from gpu_timing import Row
 from gpu_torch_loop import CompiledLoop, plain_ops
 from torch import Tensor
 
 import tsgen
 from tsgen.config import ModelConfig, PriorConfig, SamplingConfig, TokenizerConfig
+from tsgen.engine_cuda import CudaEngine
 from tsgen.measure import Run, waiting
 from tsgen.network import Network
 from tsgen.request import Request
@@ -30,6 +32,7 @@ from tsgen.sampler import ENGINES, Sampler
 
 AT_ONCE = 10_000  # series, of what computes with PyTorch alone: logits of more do not fit
 PARTS = (512, 2048, 8192)  # series at once, of engine cuda: the first fits the L2 cache
+KERNELS = ("parts", "layers", "bands")  # of engine cuda
 COMPARED = 256  # series
 SAME = 0.98  # of the series: in float32 a near tie may fall otherwise
 NATS = 0.1  # mean log-likelihood of a token may be so far off in 16 bits
@@ -62,7 +65,7 @@ def loops(place: Place) -> list[Loop]:
 
 def one_band(small: bool) -> ModelConfig:
     """64 tokens of 1024 codes, 10 steps, 4 layers of width 128."""
-    sizes = {"hidden_dim": 8, "n_layers": 1, "head_dim": 8} if small else {}
+    sizes = {"hidden_dim": 16, "n_layers": 2, "head_dim": 16} if small else {}
     length, width, K = (32, 4, 40) if small else (128, 32, 1024)
     tokenizer = TokenizerConfig(
         n_channels=1, length=length, bands=1, n_fft=2, token_width=(width,), n_codes=(K,)
@@ -118,9 +121,10 @@ def contenders(loop: Loop, network: Network, place: Place) -> dict[str, Made]:
     series = loop.model != "one band"
 
     def engine(
-        name: str, settings: SamplingConfig, at_once: int | None = None
+        name: str, settings: SamplingConfig, at_once: int | None = None, kernels: str = ""
     ) -> Callable[[], list[Tensor]]:
         made = Sampler(network, engine=name).engine
+        made = CudaEngine(network, kernels) if kernels else made
         at_once = at_once or (AT_ONCE if name == "torch" else made.at_once)
         parts = in_parts(request(network, loop.n), at_once)
         draw = made.draw if series else lambda *a: (made.tokens(*a), None)
@@ -141,8 +145,11 @@ def contenders(loop: Loop, network: Network, place: Place) -> dict[str, Made]:
         for label, each in settings_of(name, settings).items():
             if name != "torch" or loop.rivals == "engines":
                 found[label] = (functools.partial(engine, name, each), "16" not in label)
+    half = dataclasses.replace(settings, dtype="bfloat16")
+    for kernels in KERNELS if loop.rivals == "engines" else ():
+        make = functools.partial(engine, "cuda", half, None, kernels)
+        found[BY_KERNELS.format(kernels)] = make, False
     if loop.rivals == "engines" and loop.n > PARTS[-1]:
-        half = dataclasses.replace(settings, dtype="bfloat16")
         for size in PARTS:
             make = functools.partial(engine, "cuda", half, size)
             found[f"engine cuda, bfloat16, {size:,} at once"] = make, False

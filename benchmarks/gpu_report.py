@@ -7,6 +7,7 @@ Found = dict[str, Any]
 
 PARTS = ("forward", "forward + backward")
 OURS = ("cuda", "triton")  # backends
+BY_KERNELS = "engine cuda, bfloat16, by {}"  # a contender among the loops, see CudaEngine
 PARTS_OF_OP = "a kernel for each part"  # the rival of one that is all of them
 
 NOTHING = "Nothing has been measured on a GPU: what LOG.md says of one are floors, computed."
@@ -93,15 +94,22 @@ def kernels(found: Found) -> list[str]:
 
 def cuda_is_faster(found: Found) -> dict[str, tuple[str, ...]]:
     """op: dtypes at which the CUDA kernel takes less time than what runs without it: the Triton
-    one, or ops that do the same in parts. Over all shapes."""
+    one, or ops that do the same in parts. Over all shapes; "decode" is a band's whole loop."""
     logs: dict[tuple[str, str], list[float]] = {}
+
+    def compare(op: str, dtype: str, rows: Found, ours: str, other: str) -> None:
+        ms = [rows.get(name, {}).get("p50_ms") for name in (ours, other)]
+        if all(ms):
+            logs.setdefault((op, dtype), []).append(math.log(ms[0] / ms[1]))
+
     for case in found.get("ops", {}).values():
         for rows in (case.get(part, {}) for part in PARTS):
-            other = next((name for name in ("triton", PARTS_OF_OP) if name in rows), "")
-            ms = [rows.get(name, {}).get("p50_ms") for name in ("cuda", other)]
-            if all(ms):
-                key = case["op"], case["dtype"].removeprefix("torch.")
-                logs.setdefault(key, []).append(math.log(ms[0] / ms[1]))
+            other = "triton" if "triton" in rows else PARTS_OF_OP
+            dtype = case.get("dtype", "").removeprefix("torch.")
+            compare(case.get("op", ""), dtype, rows, "cuda", other)
+    for loop in found.get("decoding", {}).values():
+        names = (BY_KERNELS.format(kernels) for kernels in ("bands", "parts"))
+        compare("decode", "bfloat16", loop.get("runs", {}), *names)
     faster = sorted(key for key, ratios in logs.items() if sum(ratios) < 0)
     return {op: tuple(t for name, t in faster if name == op) for op, _ in faster}
 

@@ -303,7 +303,17 @@ def test_cuda_goes_first_where_it_was_faster():
             "slower": case("torch.bfloat16", (2.0, 1.0)),
             "failed": case("torch.float16", (None, 1.0)),
             "nothing": {"why": "no time left"},
-        }
+        },
+        "decoding": {
+            "few": {
+                "runs": {
+                    "engine cuda, bfloat16, by bands": {"p50_ms": 1.0},
+                    "engine cuda, bfloat16, by parts": {"p50_ms": 1.5},
+                }
+            },
+            "many": {"why": "no time left"},
+        },
     }
-    assert gpu_report.cuda_is_faster(found) == {"snake": ("float32",)}
+    faster = {"snake": ("float32",), "decode": ("bfloat16",)}
+    assert gpu_report.cuda_is_faster(found) == faster
     assert gpu_report.cuda_is_faster({}) == {}
