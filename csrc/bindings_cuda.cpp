@@ -74,6 +74,9 @@ void bind_cuda(py::module_& cuda) {
   cuda.def("istft_backward", bind(istft_backward), no_gil);
   cuda.def("istft_scratch", &istft_scratch);
   cuda.def("istft_backward_scratch", &istft_scratch);
+  cuda.def("attention", bind(attention), no_gil);
+  cuda.def("attention_backward", bind(attention_backward), no_gil);
+  cuda.def("attention_backward_scratch", &attention_backward_scratch);
   cuda.def("dropout", bind(dropout), no_gil);
   cuda.def("keep_confident", bind(keep_confident), no_gil);
   cuda.def("nearest_code", bind(nearest_code), no_gil);

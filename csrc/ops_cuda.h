@@ -29,6 +29,24 @@ void istft_backward(const Launch& on, const void* grad_x, const float* window, v
 int64_t istft_scratch(int64_t N, int64_t L, int64_t W, int64_t hop, int64_t first, int64_t F,
                       int64_t T);  // of istft_backward, too
 
+void attention(const Launch& on, const void* q, const void* k, const void* v, const float* null_kv,
+               const float* q_scale, const float* k_scale, const int64_t* lengths, void* out,
+               int64_t q_b, int64_t q_h, int64_t q_m, int64_t k_b, int64_t k_h, int64_t k_n,
+               int64_t v_b, int64_t v_h, int64_t v_n, int64_t B, int64_t H, int64_t M, int64_t N,
+               int64_t D);
+int64_t attention_backward_scratch(int64_t g_b, int64_t g_h, int64_t g_m, int64_t q_b, int64_t q_h,
+                                   int64_t q_m, int64_t k_b, int64_t k_h, int64_t k_n, int64_t v_b,
+                                   int64_t v_h, int64_t v_n, int64_t B, int64_t H, int64_t M,
+                                   int64_t N, int64_t D);
+void attention_backward(const Launch& on, const void* grad_out, const void* q, const void* k,
+                        const void* v, const float* null_kv, const float* q_scale,
+                        const float* k_scale, const int64_t* lengths, void* grad_q, void* grad_k,
+                        void* grad_v, float* grad_null_kv, float* grad_q_scale, float* grad_k_scale,
+                        int64_t g_b, int64_t g_h, int64_t g_m, int64_t q_b, int64_t q_h,
+                        int64_t q_m, int64_t k_b, int64_t k_h, int64_t k_n, int64_t v_b,
+                        int64_t v_h, int64_t v_n, int64_t B, int64_t H, int64_t M, int64_t N,
+                        int64_t D);
+
 void dropout(const Launch& on, const void* x, const int64_t* seed, const void* residual, void* out,
              int64_t n, int64_t n_dropped);
 

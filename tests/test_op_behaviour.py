@@ -9,6 +9,7 @@ from test_ops import OPS, check_gradients, check_values, device_for
 from torch import Tensor
 
 from tsgen import dispatch, ops
+from tsgen.errors import RunError
 
 
 class TestStft:
@@ -287,30 +288,43 @@ class TestAttention:
         bad = ops.attention(q, k, v, *shared, backend=backend).isnan().any(-1).any(-1)
         assert bad.nonzero().tolist() == [[3, 1]]
 
+    @pytest.mark.parametrize("backend", ["triton", "cuda"])
     @pytest.mark.parametrize("N", [9, 17, 40, 70, 130])
-    def test_triton_tiles_of_halves(self, N):
+    def test_tiles_of_halves(self, backend, N):
         """Not those of float32. float16 is what the interpreter can do of both halves."""
-        device, f16 = device_for("attention", "triton", torch.float32), torch.float16
+        device, f16 = device_for("attention", backend, torch.float32), torch.float16
         inputs = OPS["attention"].make_inputs((3, 1, N, N, 16, True, True, True), device, f16)
         grad = torch.randn(3, 1, N, 16, device=device).to(f16)
-        out = dispatch.load("attention", "triton")(*inputs)
-        grads = dispatch.load("attention_backward", "triton")(grad, *inputs)
+        out = dispatch.load("attention", backend)(*inputs)
+        grads = dispatch.load("attention_backward", backend)(grad, *inputs)
         leaves = [t.double().requires_grad_() for t in inputs[:6]]
         ref = OPS["attention"].reference(*leaves, inputs[6])
         ref_grads = torch.autograd.grad(ref, leaves, grad.double())
         for a, b in zip((out, *grads), (ref, *ref_grads), strict=True):
             assert (a.double() - b).abs().amax() <= 1e-2 * b.abs().amax(), a.shape
 
+    @pytest.mark.parametrize("backend", ["triton", "cuda"])
     @pytest.mark.parametrize("N", [9, 40])
-    def test_triton_bits_do_not_depend_on_the_batch(self, N):
-        device = device_for("attention", "triton", torch.float32)
+    def test_bits_do_not_depend_on_the_batch(self, backend, N):
+        device = device_for("attention", backend, torch.float32)
         inputs = OPS["attention"].make_inputs(
             (5, 1, N, N, 16, True, True, True), device, torch.float32
         )
         q, k, v, *shared, lengths = inputs
-        whole = self.all_of(inputs, "triton")[:4]
-        few = self.all_of([*(t[2:4] for t in (q, k, v)), *shared, lengths[2:4]], "triton")[:4]
+        whole = self.all_of(inputs, backend)[:4]
+        few = self.all_of([*(t[2:4] for t in (q, k, v)), *shared, lengths[2:4]], backend)[:4]
         assert_same(few, [t[2:4] for t in whole])
+
+    def test_wide_heads_pass_the_cuda_kernel_over(self, monkeypatch):
+        device = device_for("attention", "cuda", torch.float32)
+        monkeypatch.setitem(dispatch.PREFERENCE, device, ("cuda", "torch"))
+        dispatch._choose.cache_clear()
+        q = torch.randn(2, 1, 5, 65, device=device)
+        out, ref = (ops.attention(q, q, q, backend=backend) for backend in (None, "torch"))
+        dispatch._choose.cache_clear()
+        assert torch.equal(out, ref)
+        with pytest.raises(RunError, match="at most 64 dims of a head"):
+            ops.attention(q, q, q, backend="cuda")
 
     @pytest.mark.parametrize("backend", dispatch.TABLE["attention"])
     def test_lengths_cut_sequences_off(self, backend):

@@ -28,7 +28,7 @@ TABLE: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "stft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "istft": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "nearest_code": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
-    "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES},
+    "attention": {"torch": FLOATS, "cpu": (F32,), "triton": HALVES, "cuda": HALVES},
     "norm_linear": {"torch": FLOATS, "triton": HALVES},
     "linear_norm": {"torch": FLOATS, "triton": HALVES},
     "feed_forward": {"torch": FLOATS, "triton": HALVES},
@@ -73,15 +73,20 @@ def call(
     *args: Any,
     backend: str | None,
     like: Tensor,
+    unable: tuple[str, ...] = (),
     gradient: type[torch.autograd.Function] | None = None,
 ) -> Any:
     """Run `op` on `args`.
 
     like:      the tensor whose device and dtype decide
+    unable:    backends that do not take these sizes: passed over unless asked for by name
     gradient:  the kernels' derivative, a Function of (*args, backend); PyTorch has the baseline's
     """
     device = like.device.type
-    if choose(op, backend, device, like.dtype) == "torch":
+    chosen = choose(op, backend, device, like.dtype, unable)
+    if unable:
+        backend = chosen  # the op chooses again, and knows no sizes
+    if chosen == "torch":
         with span(op):
             if not torch.is_autocast_enabled(device):
                 return baseline(*args)
@@ -119,9 +124,15 @@ def register(schema: str, fake: Callable[..., Any]) -> None:
     torch.library.register_fake(f"tsgen::{op}", fake, lib=LIBRARY)
 
 
-def choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str:
+def choose(
+    op: str,
+    backend: str | None,
+    device: str,
+    dtype: torch.dtype,
+    unable: tuple[str, ...] = (),
+) -> str:
     """The backend asked for, or else the first with no obstacle."""
-    return _choose(op, backend or FORCED, device, dtype)
+    return _choose(op, backend or FORCED, device, dtype, unable)
 
 
 def by_gpu_kernel(op: str, like: Tensor) -> bool:
@@ -137,9 +148,12 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
-def _choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str:
+def _choose(
+    op: str, backend: str | None, device: str, dtype: torch.dtype, unable: tuple[str, ...]
+) -> str:
     if backend is None:
-        able = [b for b in PREFERENCE.get(device, ()) if not obstacle(op, b, device, dtype)]
+        wanted = (b for b in PREFERENCE.get(device, ()) if b not in unable)
+        able = [b for b in wanted if not obstacle(op, b, device, dtype)]
         faster = "cuda" in able and measured_faster(op, dtype)
         backend = "cuda" if faster else next(iter(able), "torch")
     if why := obstacle(op, backend, device, dtype):

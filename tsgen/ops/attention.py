@@ -19,6 +19,7 @@ from tsgen.errors import bad_value
 from tsgen.ops.stft import compute_dtype, relative_error
 
 EPS = 1e-12  # of the norm, as torch.nn.functional.normalize has it
+WIDEST = 64  # dims of a head that csrc/cuda/attention.cu takes
 
 
 def attention(
@@ -45,6 +46,7 @@ def attention(
     args = (q_BHMD, k_BHND, v_BHND, null_kv_2HD, q_scale_D, k_scale_D, lengths_B)
     check(*args)
     how: dict[str, Any] = {"backend": backend, "like": q_BHMD, "gradient": Gradient}
+    how["unable"] = ("cuda",) if q_BHMD.shape[-1] > WIDEST else ()
     return cast(Tensor, dispatch.call("attention", baseline, *args, **how))
 
 
