@@ -86,8 +86,14 @@ def test_a_wrong_kernel_is_not_timed(small, native, monkeypatch):
 
 
 def test_what_cannot_run_says_why(small, monkeypatch):
-    monkeypatch.setitem(dispatch.TABLE, "stft", {**dispatch.TABLE["stft"], "triton": (torch.half,)})
+    monkeypatch.setitem(dispatch.TABLE, "stft", {**dispatch.TABLE["stft"], "cuda": (torch.half,)})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rows = bench.time_ops(["stft"], 1)["ops"]
+    unable = {row["backend"]: row["why"] for row in rows if "why" in row}
+    assert unable["cuda"] == "takes torch.float16, not torch.float32"
+    real = dispatch.obstacle
+    able = lambda *cell: None if cell[1] == "triton" else real(*cell)  # noqa: E731
+    monkeypatch.setattr(dispatch, "obstacle", able)
     rows = bench.time_ops(["stft"], 1)["ops"]
     assert {"op": "stft", "device": "cuda", "backend": "triton", "why": "needs a GPU"} in rows
     why = "does not load: no libhappiness"

@@ -32,6 +32,12 @@ class Kind(NamedTuple):
     device: torch.device
     kernels: str = "auto"
 
+    def wants(self, kernels: str, name: str) -> bool:
+        """Whether these kernels are asked for, or `name` was measured to win."""
+        return self.kernels == kernels or (
+            self.kernels == "auto" and dispatch.measured_faster(name, self.dtype)
+        )
+
     def matrix(self, t: Tensor) -> Tensor:
         """A factor of a product."""
         return t.detach().to(self.device, self.dtype).contiguous()
@@ -64,22 +70,20 @@ class FusedBlock:
 
     def as_one(self, kind: Kind, T: int) -> bool:
         """Whether one kernel computes the layer: where it was measured to win, or as asked."""
-        if kind.kernels not in ("auto", "layers"):
+        if not kind.wants("layers", "transformer_block"):
             return False
         why = dispatch.obstacle("transformer_block", "cuda", kind.device.type, kind.dtype)
         if why is None:
             (_, H, Dh), (F, D) = self.weights.null_kv_2HC.shape, self.weights.up_FD.shape
             why = native.transformer_block_obstacle(kind.device, T, D, H, Dh, F)
-        if kind.kernels == "layers" and why:
+        if why and kind.kernels == "layers":
             raise bad_value("kernels", "those that can run this network", f"'layers': {why}")
-        return why is None and (
-            kind.kernels == "layers" or dispatch.measured_faster("transformer_block", kind.dtype)
-        )
+        return why is None
 
     def __call__(self, x_STD: Tensor, rows_R: Tensor | None = None) -> Tensor:
         """All tokens (S, T, D); or rows R of them, as many in every sequence: (S, R / S, D)."""
         if self.whole and rows_R is None:
-            return ops.transformer_block(x_STD, self.weights)
+            return ops.transformer_block(x_STD, self.weights, backend="cuda")
         return in_parts(x_STD, self.weights, rows_R)
 
 
@@ -99,10 +103,7 @@ def in_parts(x_STD: Tensor, w: ops.LayerWeights, rows_R: Tensor | None = None) -
         (q,) = heads(ops.norm_linear(x_RD, w.qkv_ED[: H * Dh], *norm_in, rows_M=rows_R))
         k, v = heads(ops.norm_linear(x_RD, w.qkv_ED[H * Dh :], *norm_in))
     mixed = ops.attention(q, k, v, w.null_kv_2HC, w.q_scale_C, w.k_scale_C)
-    mixed_RI, norm_out = (
-        mixed.transpose(1, 2).flatten(2).flatten(0, 1),
-        (w.gain_out_D, w.shift_out_D),
-    )
+    mixed_RI, norm_out = mixed.transpose(1, 2).reshape(-1, H * Dh), (w.gain_out_D, w.shift_out_D)
     x_RD = ops.linear_norm(mixed_RI, w.out_DI, *norm_out, residual_SD=x_RD, rows_R=rows_R)
     norms = w.gain_ff_D, w.shift_ff_D, w.up_FD, w.gain_mid_F, w.shift_mid_F
     return ops.feed_forward(x_RD, *norms, w.down_DF).view(S, -1, D)
@@ -186,13 +187,10 @@ class FusedPrior:
 
     def by_one_kernel(self, settings: SamplingConfig, band: int, *, known: bool) -> bool:
         """Whether one kernel decodes the band: where it was measured to be faster, or as asked."""
-        asked = self.kind.kernels == "bands"
-        if not asked and not (
-            self.kind.kernels == "auto" and dispatch.measured_faster("decode", self.kind.dtype)
-        ):
+        if not self.kind.wants("bands", "decode"):
             return False
         why = "takes no known tokens" if known else persistent.obstacle(self, settings, band)
-        if asked and why:
+        if why and self.kind.kernels == "bands":
             raise bad_value("kernels", "those that can draw so", f"'bands', which {why}")
         return why is None
 
