@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(5 * WARP, sizeof(T) == 4 ? 1 : 2)
   const int team_index = block_warp / plan.warps, warp = block_warp % plan.warps;
   const Team team{warp * WARP + lane(), plan.warps * WARP};
   const int sequence = blockIdx.x * plan.sequences + team_index;
-  const Head head(in, sequence);
+  const AttentionHead head(in, sequence);
   const int n_queries = up_to_16(in.M), n_keys = up_to_16(in.N + (in.null_kv != nullptr));
   float* const sums = &shared<float>();
   // of a scale's gradients, of q and of k
@@ -40,10 +40,10 @@ __global__ void __launch_bounds__(5 * WARP, sizeof(T) == 4 ? 1 : 2)
   Weighing* const weighing = (Weighing*)(v + n_keys * DIM);
   float* const room = (float*)(weighing + n_queries) + warp * TILE * DIM;
 
-  load_rows<DIM>(q, head.q(in.q), 0, n_queries, in.D, in.in_pieces, team);
-  load_rows<DIM>(g, head.q(out.grad), 0, n_queries, in.D, in.in_pieces, team);
-  load_rows<DIM>(k, head.k(in), 0, n_keys, in.D, in.in_pieces, team);
-  load_rows<DIM>(v, head.v(in), 0, n_keys, in.D, in.in_pieces, team);
+  load_rows<DIM>(q, head.q(in.q), 0, n_queries, in.D, in.packed, team);
+  load_rows<DIM>(g, head.q(out.grad), 0, n_queries, in.D, in.packed, team);
+  load_rows<DIM>(k, head.k(in), 0, n_keys, in.D, in.packed, team);
+  load_rows<DIM>(v, head.v(in), 0, n_keys, in.D, in.packed, team);
   end_copies();
   for (int d = lane(); d < DIM; d += WARP) own_sums(0)[d] = own_sums(1)[d] = 0;
   wait_for_copies<0>();
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(5 * WARP, sizeof(T) == 4 ? 1 : 2)
     in_chunks(head.keys(), [&](auto n, int j) {
       add_keys<n>(dq, own_q, own_g, k + j * DIM, v + j * DIM, head.keys() - j, of, in, room);
     });
-    write_queries<DIM>(dq, Head(in, anew(sequence)), first, room, own_sums(0), in, out);
+    write_queries<DIM>(dq, AttentionHead(in, anew(sequence)), first, room, own_sums(0), in, out);
   }
   __syncthreads();
 
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(5 * WARP, sizeof(T) == 4 ? 1 : 2)
       add_queries<n>(dk, dv, k + first * DIM, v + first * DIM, q + j * DIM, g + j * DIM,
                      weighing + j, in, room);
     });
-    write_keys<DIM>(dk, dv, Head(in, anew(sequence)), first, room, own_sums(1), in, out);
+    write_keys<DIM>(dk, dv, AttentionHead(in, anew(sequence)), first, room, own_sums(1), in, out);
   }
   if (!in.q_scale) return;
   __syncthreads();
@@ -165,8 +165,8 @@ void attention_backward(const Launch& on, const void* grad_out, const void* q, c
                          scratch + at.null_sums,
                          scratch + at.q_sums,
                          scratch + at.k_sums};
-    in.in_pieces = in.in_pieces && fits_pieces(out.grad) &&
-                   aligned((int64_t)grad_q | (int64_t)grad_k | (int64_t)grad_v);
+    in.packed = in.packed && fits_pieces(out.grad) &&
+                aligned((int64_t)grad_q | (int64_t)grad_k | (int64_t)grad_v);
     if (B) start<T, DIM>(on, in, out, plan);
     float* const room = scratch + at.room;
     if (null_kv) sum_rows(on, out.null_sums, room, grad_null_kv, B, 2 * H * D);

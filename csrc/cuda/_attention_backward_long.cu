@@ -35,21 +35,21 @@ __global__ void __launch_bounds__(4 * WARP, sizeof(T) == 4 ? 2 : 3)
     attention_queries_kernel(Inputs<T> in, Outputs<T> out, Plan plan) {
   const Team block{(int)threadIdx.x, (int)blockDim.x}, alone{lane(), WARP};
   const int sequence = blockIdx.x / plan.query_blocks;
-  const Head head(in, sequence);
+  const AttentionHead head(in, sequence);
   const int first = (blockIdx.x % plan.query_blocks * plan.warps + threadIdx.x / WARP) * TILE;
   const Staged<T, DIM> at(plan);
   float* const q_sums = at.sums + threadIdx.x / WARP * DIM;
   T* const own_g = at.own + TILE * DIM;
-  load_rows<DIM>(at.own, head.q(in.q), first, TILE, in.D, in.in_pieces, alone);
-  load_rows<DIM>(own_g, head.q(out.grad), first, TILE, in.D, in.in_pieces, alone);
+  load_rows<DIM>(at.own, head.q(in.q), first, TILE, in.D, in.packed, alone);
+  load_rows<DIM>(own_g, head.q(out.grad), first, TILE, in.D, in.packed, alone);
   for (int d = lane(); d < DIM; d += WARP) q_sums[d] = 0;
 
   const int size = plan.stage * DIM;
   const auto load_stage = [&](int i) {
     T* const to = at.other + i % 2 * 2 * size;
-    const Head again(in, anew(sequence));
-    load_rows<DIM>(to, again.k(in), i * plan.stage, plan.stage, in.D, in.in_pieces, block);
-    load_rows<DIM>(to + size, again.v(in), i * plan.stage, plan.stage, in.D, in.in_pieces, block);
+    const AttentionHead again(in, anew(sequence));
+    load_rows<DIM>(to, again.k(in), i * plan.stage, plan.stage, in.D, in.packed, block);
+    load_rows<DIM>(to + size, again.v(in), i * plan.stage, plan.stage, in.D, in.packed, block);
   };
   // do_it(chunk, own rows, keys, values, how many)
   const auto with_keys = [&](bool again, const auto& do_it) {
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(4 * WARP, sizeof(T) == 4 ? 2 : 3)
   });
 
   // own rows are not needed any more
-  write_queries<DIM>(dq, Head(in, anew(sequence)), first, (float*)at.own, q_sums, in, out);
+  write_queries<DIM>(dq, AttentionHead(in, anew(sequence)), first, (float*)at.own, q_sums, in, out);
   if (!in.q_scale) return;
   __syncthreads();
   write_scale_sums<DIM>(at.sums, out.q_sums, in.D);
@@ -95,22 +95,22 @@ __global__ void __launch_bounds__(4 * WARP, sizeof(T) == 4 ? 2 : 3)
     attention_keys_kernel(Inputs<T> in, Outputs<T> out, Plan plan) {
   const Team block{(int)threadIdx.x, (int)blockDim.x}, alone{lane(), WARP};
   const int sequence = blockIdx.x / plan.key_blocks;
-  const Head head(in, sequence);
+  const AttentionHead head(in, sequence);
   const int first = (blockIdx.x % plan.key_blocks * plan.warps + threadIdx.x / WARP) * TILE;
   const Staged<T, DIM> at(plan);
   float* const k_sums = at.sums + threadIdx.x / WARP * DIM;
   T* const own_v = at.own + TILE * DIM;
-  load_rows<DIM>(at.own, head.k(in), first, TILE, in.D, in.in_pieces, alone);
-  load_rows<DIM>(own_v, head.v(in), first, TILE, in.D, in.in_pieces, alone);
+  load_rows<DIM>(at.own, head.k(in), first, TILE, in.D, in.packed, alone);
+  load_rows<DIM>(own_v, head.v(in), first, TILE, in.D, in.packed, alone);
   for (int d = lane(); d < DIM; d += WARP) k_sums[d] = 0;
 
   const int size = plan.stage * DIM;
   const auto load_stage = [&](int i) {
     T* const to = at.other + i % 2 * 2 * size;
-    const Head again(in, anew(sequence));
+    const AttentionHead again(in, anew(sequence));
     const auto q = again.q(in.q), g = again.q(out.grad);
-    load_rows<DIM>(to, q, i * plan.stage, plan.stage, in.D, in.in_pieces, block);
-    load_rows<DIM>(to + size, g, i * plan.stage, plan.stage, in.D, in.in_pieces, block);
+    load_rows<DIM>(to, q, i * plan.stage, plan.stage, in.D, in.packed, block);
+    load_rows<DIM>(to + size, g, i * plan.stage, plan.stage, in.D, in.packed, block);
   };
   const Weighing* const weighing = out.weighing + ((int64_t)head.b * in.H + head.h) * in.M;
   Sums<T, DIM> dk, dv;
@@ -130,7 +130,8 @@ __global__ void __launch_bounds__(4 * WARP, sizeof(T) == 4 ? 2 : 3)
                      at.room);
     });
   });
-  write_keys<DIM>(dk, dv, Head(in, anew(sequence)), first, (float*)at.own, k_sums, in, out);
+  write_keys<DIM>(dk, dv, AttentionHead(in, anew(sequence)), first, (float*)at.own, k_sums, in,
+                  out);
   if (!in.q_scale) return;
   __syncthreads();
   write_scale_sums<DIM>(at.sums, out.k_sums, in.D);

@@ -65,11 +65,11 @@ struct Query {
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       const float higher = larger(most[r], s, r, scale);
-      const float shrink = two_to(most[r] - higher);
+      const float shrink = exp2_fast(most[r] - higher);
       most[r] = higher;
       total[r] *= shrink;
 #pragma unroll
-      for (float& x : s.at[r]) total[r] += x = two_to(fmaf(x, scale, -higher));
+      for (float& x : s.at[r]) total[r] += x = exp2_fast(fmaf(x, scale, -higher));
 #pragma unroll
       for (float& x : sums.at[r]) x *= shrink;
     }
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(MOST_WARPS<T>* WARP, 2)
   const int block_warp = threadIdx.x / WARP, block = (int)blockIdx.x / plan.by_blocks;
   const int team_index = block_warp / plan.by_warps, warp = block_warp - team_index * plan.warps;
   const Team team{warp * WARP + lane(), plan.warps * WARP};
-  const Head head(in, block * plan.sequences + team_index);
+  const AttentionHead head(in, block * plan.sequences + team_index);
   const int first = ((int)blockIdx.x - block * plan.blocks) * plan.warps * TILE;
   T* const queries = &shared<T>() + team_index * room_for<T, DIM>(plan);
   T* const keys = queries + plan.warps * TILE * DIM;
@@ -103,11 +103,10 @@ __global__ void __launch_bounds__(MOST_WARPS<T>* WARP, 2)
   const int n_keys = head.keys(), stage_size = plan.stage * DIM;
   const auto load_stage = [&](int i) {
     T* const to = keys + (i & (plan.buffers - 1)) * 2 * stage_size;
-    load_rows<DIM>(to, head.k(in), i * plan.stage, plan.stage, in.D, in.in_pieces, team);
-    load_rows<DIM>(to + stage_size, head.v(in), i * plan.stage, plan.stage, in.D, in.in_pieces,
-                   team);
+    load_rows<DIM>(to, head.k(in), i * plan.stage, plan.stage, in.D, in.packed, team);
+    load_rows<DIM>(to + stage_size, head.v(in), i * plan.stage, plan.stage, in.D, in.packed, team);
   };
-  load_rows<DIM>(queries, head.q(in.q), first, plan.warps * TILE, in.D, in.in_pieces, team);
+  load_rows<DIM>(queries, head.q(in.q), first, plan.warps * TILE, in.D, in.packed, team);
 
   Query<T, DIM> query;
   const float scale = in.to_log2();
@@ -132,12 +131,12 @@ __global__ void __launch_bounds__(MOST_WARPS<T>* WARP, 2)
   query.divide();
   put<T>(own_rows, query.sums);
   __syncwarp();
-  constexpr int PIECES = DIM / PIECE<T>;
+  constexpr int PIECES = DIM / PACK<T>;
   for (int i = lane(); i < TILE * PIECES; i += WARP) {
-    const int row = first + warp * TILE + i / PIECES, d = i % PIECES * PIECE<T>;
+    const int row = first + warp * TILE + i / PIECES, d = i % PIECES * PACK<T>;
     if (row >= head.queries) break;
     T* const to = out + (((int64_t)head.b * in.M + row) * in.H + head.h) * in.D + d;
-    store_piece(to, piece<DIM>(own_rows, i / PIECES, i % PIECES), in.D - d, in.in_pieces);
+    store_piece(to, piece<DIM>(own_rows, i / PIECES, i % PIECES), in.D - d, in.packed);
   }
 }
 
@@ -154,7 +153,7 @@ void attention(const Launch& on, const void* q, const void* k, const void* v, co
     Inputs<T> in = inputs_of<T>({(const T*)q, q_b, q_h, q_m}, {(const T*)k, k_b, k_h, k_n},
                                 {(const T*)v, v_b, v_h, v_n}, null_kv, q_scale, k_scale, lengths, B,
                                 H, M, N, D);
-    in.in_pieces = in.in_pieces && aligned((int64_t)out);
+    in.packed = in.packed && aligned((int64_t)out);
     by_dim(D, [&](auto dim) {
       constexpr int DIM = decltype(dim)::value;
       const Plan plan = plan_for<T>(M, N + (null_kv != nullptr));

@@ -21,9 +21,9 @@ struct Inputs {
   const int64_t* lengths;
   int B, H, M, N, D;
   Divisor by_heads;
-  bool in_pieces;  // rows may be read and written 16 bytes at a time
-  float scale;     // 1 / sqrt(D)
-  __device__ __forceinline__ float to_log2() const { return scale * 1.44269504f; }
+  bool packed;  // rows may be read and written 16 bytes at a time
+  float scale;  // 1 / sqrt(D)
+  __device__ __forceinline__ float to_log2() const { return scale * LOG2_E; }
 };
 
 // Rows of one head of one sequence, and perhaps one more behind the n.
@@ -36,12 +36,12 @@ struct HeadRows {
 };
 
 // One head of one sequence; nothing of one behind the last.
-struct Head {
+struct AttentionHead {
   int b, h, queries, used;  // used: keys, but for the null one
   bool null;
 
   template <typename T>
-  __device__ __forceinline__ Head(const Inputs<T>& in, int i)
+  __device__ __forceinline__ AttentionHead(const Inputs<T>& in, int i)
       : b(i / in.by_heads), h(i - b * in.H) {
     const bool there = b < in.B;
     queries = there ? in.M : 0, used = there ? in.N : 0, null = there && in.null_kv;
@@ -80,20 +80,20 @@ struct Team {
 // n rows, a multiple of 16, from row `first` on; zeros where there is none, and behind D.
 template <int DIM, typename T>
 __device__ __forceinline__ void load_rows(T* to, const HeadRows<T>& from, int first, int n, int D,
-                                          bool in_pieces, Team team) {
-  constexpr int PIECES = DIM / PIECE<T>;
-  const int i = team.thread % PIECES, d = i * PIECE<T>;
+                                          bool packed, Team team) {
+  constexpr int PIECES = DIM / PACK<T>;
+  const int i = team.thread % PIECES, d = i * PACK<T>;
   for (int row = team.thread / PIECES; row < n; row += team.n_threads / PIECES) {
     T* const at = piece<DIM>(to, row, i);
     const int source = first + row;
     const bool there = source < from.n, null = source == from.n && from.null;
     const T* const x = from.at + source * from.stride + d;
-    if (in_pieces && !null) {
+    if (packed && !null) {
       copy_16(at, x, there && d < D);
       continue;
     }
 #pragma unroll 1
-    for (int e = 0; e < PIECE<T>; ++e)
+    for (int e = 0; e < PACK<T>; ++e)
       at[e] = d + e >= D ? store<T>(0)
               : null     ? store<T>(from.null[d + e])
               : there    ? x[e]
@@ -104,22 +104,22 @@ __device__ __forceinline__ void load_rows(T* to, const HeadRows<T>& from, int fi
 // scale * x/|x| for the rows that this thread has loaded its pieces of, with the same n.
 template <int DIM, typename T>
 __device__ __forceinline__ void normalise(T* rows, int n, const float* scale, int D, Team team) {
-  constexpr int PIECES = DIM / PIECE<T>, BATCH = 4;  // rows at a time
+  constexpr int PIECES = DIM / PACK<T>, BATCH = 4;  // rows at a time
   const int i = team.thread % PIECES;
-  float weight[PIECE<T>];
+  float weight[PACK<T>];
 #pragma unroll
-  for (int e = 0; e < PIECE<T>; ++e) {
-    const int d = i * PIECE<T> + e;
+  for (int e = 0; e < PACK<T>; ++e) {
+    const int d = i * PACK<T> + e;
     weight[e] = d < D ? scale[d] : 0;
   }
   const int step = team.n_threads / PIECES;
   for (int first = team.thread / PIECES; first < n; first += BATCH * step) {
-    Pack<T, PIECE<T>> x[BATCH];
+    Pack<T, PACK<T>> x[BATCH];
     float square[BATCH] = {};
 #pragma unroll
     for (int j = 0; j < BATCH; ++j) {
-      x[j] = *(const Pack<T, PIECE<T>>*)piece<DIM>(
-          rows, first + (first + j * step < n ? j * step : 0), i);
+      x[j] = *(const Pack<T, PACK<T>>*)piece<DIM>(rows,
+                                                  first + (first + j * step < n ? j * step : 0), i);
 #pragma unroll
       for (T e : x[j].at) square[j] += load(e) * load(e);
       square[j] = over_lanes<PIECES>(square[j], Sum());
@@ -128,9 +128,9 @@ __device__ __forceinline__ void normalise(T* rows, int n, const float* scale, in
     for (int j = 0; j < BATCH; ++j) {
       const float inverse = rsqrtf(fmaxf(square[j], SMALLEST));
 #pragma unroll
-      for (int e = 0; e < PIECE<T>; ++e)
+      for (int e = 0; e < PACK<T>; ++e)
         x[j].at[e] = store<T>(load(x[j].at[e]) * inverse * weight[e]);
-      if (first + j * step < n) *(Pack<T, PIECE<T>>*)piece<DIM>(rows, first + j * step, i) = x[j];
+      if (first + j * step < n) *(Pack<T, PACK<T>>*)piece<DIM>(rows, first + j * step, i) = x[j];
     }
   }
 }
@@ -153,12 +153,12 @@ __device__ __forceinline__ void in_stages(int n_rows, int stage, const Load& loa
 
 // The first n_left numbers of a piece.
 template <typename T>
-__device__ __forceinline__ void store_piece(T* to, const T* at, int n_left, bool in_pieces) {
-  if (!in_pieces)
+__device__ __forceinline__ void store_piece(T* to, const T* at, int n_left, bool packed) {
+  if (!packed)
 #pragma unroll 1
-    for (int e = 0; e < PIECE<T> && e < n_left; ++e) to[e] = at[e];
+    for (int e = 0; e < PACK<T> && e < n_left; ++e) to[e] = at[e];
   else if (n_left > 0)
-    *(Pack<T, PIECE<T>>*)to = *(const Pack<T, PIECE<T>>*)at;
+    *(Pack<T, PACK<T>>*)to = *(const Pack<T, PACK<T>>*)at;
 }
 
 inline bool aligned(int64_t n_bytes) { return n_bytes % 16 == 0; }
@@ -176,11 +176,11 @@ Inputs<T> inputs_of(const Strided<const T>& q, const Strided<const T>& k, const 
                     const float* null_kv, const float* q_scale, const float* k_scale,
                     const int64_t* lengths, int64_t B, int64_t H, int64_t M, int64_t N, int64_t D) {
   if (B * H > MOST_BLOCKS / 2) throw std::runtime_error("CUDA: attention has at most 2^30 heads");
-  const bool in_pieces =
+  const bool packed =
       fits_pieces(q) && fits_pieces(k) && fits_pieces(v) && aligned(D * (int64_t)sizeof(T));
   const float scale = 1 / std::sqrt((float)D);
-  return {q,      k,      v,      null_kv, q_scale,    k_scale,   lengths, (int)B,
-          (int)H, (int)M, (int)N, (int)D,  Divisor(H), in_pieces, scale};
+  return {q,      k,      v,      null_kv, q_scale,    k_scale, lengths, (int)B,
+          (int)H, (int)M, (int)N, (int)D,  Divisor(H), packed,  scale};
 }
 
 __host__ __device__ constexpr int up_to_16(int64_t n) { return (int)ceil_div(n, TILE) * TILE; }

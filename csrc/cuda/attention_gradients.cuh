@@ -52,11 +52,11 @@ struct Statistics {
     if (end < n) hide(s, end);
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
-      const float higher = larger(most[r], s, r, scale), shrink = two_to(most[r] - higher);
+      const float higher = larger(most[r], s, r, scale), shrink = exp2_fast(most[r] - higher);
       most[r] = higher, total[r] *= shrink, mean[r] *= shrink;
 #pragma unroll
       for (int i = 0; i < n / Lanes<T>::ACROSS; ++i) {
-        const float p = two_to(fmaf(s.at[r][i], scale, -higher));
+        const float p = exp2_fast(fmaf(s.at[r][i], scale, -higher));
         total[r] += p, mean[r] = fmaf(p, t.at[r][i], mean[r]);
       }
     }
@@ -93,7 +93,7 @@ __device__ __forceinline__ void add_keys(Sums<T, DIM>& dq, const Own<T, DIM>& q,
   for (int r = 0; r < Lanes<T>::ROWS; ++r)
 #pragma unroll
     for (int i = 0; i < n / Lanes<T>::ACROSS; ++i) {
-      const float p = two_to(fmaf(s.at[r][i], in.to_log2(), -of[r].log_total));
+      const float p = exp2_fast(fmaf(s.at[r][i], in.to_log2(), -of[r].log_total));
       s.at[r][i] = p * (t.at[r][i] - of[r].mean) * in.scale;
     }
   add_product(dq, s, k, room);
@@ -112,7 +112,7 @@ __device__ __forceinline__ void add_queries(Sums<T, DIM>& dk, Sums<T, DIM>& dv, 
     const Weighing query = of[Lanes<T>::column(i)];
 #pragma unroll
     for (int r = 0; r < Lanes<T>::ROWS; ++r) {
-      s.at[r][i] = two_to(fmaf(s.at[r][i], in.to_log2(), -query.log_total));
+      s.at[r][i] = exp2_fast(fmaf(s.at[r][i], in.to_log2(), -query.log_total));
       t.at[r][i] = s.at[r][i] * (t.at[r][i] - query.mean) * in.scale;
     }
   }
@@ -136,37 +136,37 @@ struct Target {
 // A piece of row `row` that cannot be read at once, or is of the null row; 0 behind D and where
 // there is no row. slot(e): memory for each number.
 template <typename T, typename Slot>
-__device__ __forceinline__ void read_slowly(float (&x)[PIECE<T>], const HeadRows<T>& rows, int row,
+__device__ __forceinline__ void read_slowly(float (&x)[PACK<T>], const HeadRows<T>& rows, int row,
                                             int d, int D, const Slot& slot) {
   const T* const at = rows.at + row * rows.stride + d;
   const bool null = row == rows.n && rows.null;
 #pragma unroll 1
-  for (int e = 0; e < PIECE<T>; ++e)
+  for (int e = 0; e < PACK<T>; ++e)
     *slot(e) = d + e >= D     ? 0
                : null         ? load(store<T>(rows.null[d + e]))
                : row < rows.n ? load(at[e])
                               : 0;
 #pragma unroll
-  for (int e = 0; e < PIECE<T>; ++e) x[e] = *slot(e);
+  for (int e = 0; e < PACK<T>; ++e) x[e] = *slot(e);
 }
 
 // To where it belongs: to.null if it is the null row's.
 template <typename T, typename Slot>
-__device__ __forceinline__ void write_piece(const Target<T>& to, const float (&y)[PIECE<T>],
-                                            int row, bool null, int d, int D, bool in_pieces,
+__device__ __forceinline__ void write_piece(const Target<T>& to, const float (&y)[PACK<T>], int row,
+                                            bool null, int d, int D, bool packed,
                                             const Slot& slot) {
   T* const at = to.at + row * to.stride + d;
-  if (in_pieces && row < to.n && d < D && !null) {
-    Pack<T, PIECE<T>> out;
+  if (packed && row < to.n && d < D && !null) {
+    Pack<T, PACK<T>> out;
 #pragma unroll
-    for (int e = 0; e < PIECE<T>; ++e) out.at[e] = store<T>(y[e]);
-    *(Pack<T, PIECE<T>>*)at = out;
+    for (int e = 0; e < PACK<T>; ++e) out.at[e] = store<T>(y[e]);
+    *(Pack<T, PACK<T>>*)at = out;
     return;
   }
 #pragma unroll
-  for (int e = 0; e < PIECE<T>; ++e) *slot(e) = y[e];
+  for (int e = 0; e < PACK<T>; ++e) *slot(e) = y[e];
 #pragma unroll 1
-  for (int e = 0; e < PIECE<T> && d + e < D; ++e) {
+  for (int e = 0; e < PACK<T> && d + e < D; ++e) {
     if (null) to.null[d + e] = *slot(e);
     if (row < to.n) at[e] = store<T>(null ? 0 : *slot(e));
   }
@@ -198,43 +198,43 @@ __device__ __forceinline__ void through_norm(float (&y)[n], float (&x)[n], float
 // dy: 16 rows of gradients by scale * x/|x|, from row `first` on. It is overwritten.
 template <int DIM, typename T>
 __device__ __forceinline__ void finish_rows(float* dy, const HeadRows<T>& rows, int first,
-                                            const Target<T>& to, int D, bool in_pieces) {
-  constexpr int PIECES = DIM / PIECE<T>, ROWS = WARP / PIECES, BATCH = 2;
+                                            const Target<T>& to, int D, bool packed) {
+  constexpr int PIECES = DIM / PACK<T>, ROWS = WARP / PIECES, BATCH = 2;
   const int at = anew(lane());
-  const int d = at % PIECES * PIECE<T>;
-  float sums[PIECE<T>] = {};
+  const int d = at % PIECES * PACK<T>;
+  float sums[PACK<T>] = {};
 #pragma unroll 1
   for (int batch = at / PIECES; batch < TILE; batch += BATCH * ROWS) {
-    Pack<T, PIECE<T>> in[BATCH];  // asked for together
+    Pack<T, PACK<T>> in[BATCH];  // asked for together
 #pragma unroll
     for (int j = 0; j < BATCH; ++j) {
       const int row = first + batch + j * ROWS;
-      if (to.scale && in_pieces && row < rows.n && d < D)
-        in[j] = *(const Pack<T, PIECE<T>>*)(rows.at + row * rows.stride + d);
+      if (to.scale && packed && row < rows.n && d < D)
+        in[j] = *(const Pack<T, PACK<T>>*)(rows.at + row * rows.stride + d);
     }
 #pragma unroll
     for (int j = 0; j < BATCH; ++j) {
       const int i = batch + j * ROWS, row = first + i;
       const bool null = row == rows.n && rows.null;
       const auto slot = [&](int e) { return piece<DIM>(dy, i, (d + e) / 4) + e % 4; };
-      float y[PIECE<T>];
+      float y[PACK<T>];
 #pragma unroll
-      for (int e = 0; e < PIECE<T>; ++e) y[e] = row < rows.n || null ? *slot(e) : 0;
+      for (int e = 0; e < PACK<T>; ++e) y[e] = row < rows.n || null ? *slot(e) : 0;
       if (to.scale) {
-        float x[PIECE<T>];
-        if (in_pieces && row < rows.n && d < D)
+        float x[PACK<T>];
+        if (packed && row < rows.n && d < D)
 #pragma unroll
-          for (int e = 0; e < PIECE<T>; ++e) x[e] = load(in[j].at[e]);
+          for (int e = 0; e < PACK<T>; ++e) x[e] = load(in[j].at[e]);
         else
           read_slowly(x, rows, row, d, D, slot);
         through_norm<PIECES>(y, x, sums, to.scale + d, D - d);
       }
-      write_piece(to, y, row, null, d, D, in_pieces, slot);
+      write_piece(to, y, row, null, d, D, packed, slot);
     }
   }
   if (!to.scale) return;
 #pragma unroll
-  for (int e = 0; e < PIECE<T>; ++e) {
+  for (int e = 0; e < PACK<T>; ++e) {
 #pragma unroll
     for (int step = PIECES; step < WARP; step *= 2)
       sums[e] += __shfl_xor_sync(ALL_LANES, sums[e], step);
@@ -255,34 +255,35 @@ __device__ __forceinline__ void write_scale_sums(const float* sums, float* to, i
 
 // The gradients of 16 queries, by way of `room` (16, DIM).
 template <int DIM, typename T>
-__device__ __forceinline__ void write_queries(const Sums<T, DIM>& dq, const Head& head, int first,
-                                              float* room, float* q_sums, const Inputs<T>& in,
-                                              const Outputs<T>& out) {
+__device__ __forceinline__ void write_queries(const Sums<T, DIM>& dq, const AttentionHead& head,
+                                              int first, float* room, float* q_sums,
+                                              const Inputs<T>& in, const Outputs<T>& out) {
   put<float>(room, dq);
   __syncwarp();
   const int64_t at = ((int64_t)head.b * in.M * in.H + head.h) * in.D;
   const Target<T> to{out.dq + at, (int64_t)in.H * in.D, head.queries, nullptr, in.q_scale, q_sums};
-  finish_rows<DIM>(room, head.q(in.q), first, to, in.D, in.in_pieces);
+  finish_rows<DIM>(room, head.q(in.q), first, to, in.D, in.packed);
   __syncwarp();
 }
 
 // And of 16 keys and values.
 template <int DIM, typename T>
 __device__ __forceinline__ void write_keys(const Sums<T, DIM>& dk, const Sums<T, DIM>& dv,
-                                           const Head& head, int first, float* room, float* k_sums,
-                                           const Inputs<T>& in, const Outputs<T>& out) {
+                                           const AttentionHead& head, int first, float* room,
+                                           float* k_sums, const Inputs<T>& in,
+                                           const Outputs<T>& out) {
   const int64_t stride = (int64_t)in.H * in.D, at = ((int64_t)head.b * in.N * in.H + head.h) * in.D;
   float* const null = out.null_sums + (2 * (int64_t)head.b * in.H + head.h) * in.D;
   const int n = head.b < in.B ? in.N : 0;
   put<float>(room, dv);
   __syncwarp();
   Target<T> to{out.dv + at, stride, n, null + stride, nullptr, nullptr};
-  finish_rows<DIM>(room, head.v(in), first, to, in.D, in.in_pieces);
+  finish_rows<DIM>(room, head.v(in), first, to, in.D, in.packed);
   __syncwarp();
   put<float>(room, dk);
   __syncwarp();
   to = {out.dk + at, stride, n, null, in.k_scale, k_sums};
-  finish_rows<DIM>(room, head.k(in), first, to, in.D, in.in_pieces);
+  finish_rows<DIM>(room, head.k(in), first, to, in.D, in.packed);
   __syncwarp();
 }
 

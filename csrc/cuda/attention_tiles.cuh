@@ -7,7 +7,7 @@
 #pragma once
 
 #include "cuda/machine/functions.cuh"
-#include "cuda/machine/matrix.cuh"
+#include "cuda/machine/pieces.cuh"
 #include "cuda/machine/reduce.cuh"
 
 namespace tsgen::cuda {
@@ -18,13 +18,10 @@ constexpr float LEAST = -1e30f;  // a finite bound, so that a row without a key 
 
 // Rows in shared memory lie in pieces of 16 bytes, a row's permuted: the same one of eight rows, or
 // all of one row, are in different banks.
-template <typename T>
-constexpr int PIECE = 16 / sizeof(T);  // numbers of one
-
 template <int DIM, typename T>
 __device__ __forceinline__ int place(int row, int i) {
-  constexpr int n = DIM / PIECE<T>, rows_a_line = n < 8 ? 8 / n : 1;
-  return row * DIM + (i ^ (row / rows_a_line & ((n < 8 ? n : 8) - 1))) * PIECE<T>;
+  constexpr int n = DIM / PACK<T>, rows_a_line = n < 8 ? 8 / n : 1;
+  return row * DIM + (i ^ (row / rows_a_line & ((n < 8 ? n : 8) - 1))) * PACK<T>;
 }
 template <int DIM, typename T>
 __device__ __forceinline__ T* piece(T* rows, int row, int i) {
@@ -212,7 +209,7 @@ __device__ __forceinline__ void put(U* rows, const Sums<T, DIM>& sums) {
 #pragma unroll
     for (int e = 0; e < DIM / 4; e += 2) {
       const int d = Lanes<T>::column(e, at);
-      *(Pack<U, 2>*)(piece<DIM>(rows, Lanes<T>::row(r, at), d / PIECE<U>) + d % PIECE<U>) = {
+      *(Pack<U, 2>*)(piece<DIM>(rows, Lanes<T>::row(r, at), d / PACK<U>) + d % PACK<U>) = {
           store<U>(sums.at[r][e]), store<U>(sums.at[r][e + 1])};
     }
 }

@@ -8,17 +8,6 @@ namespace tsgen::cuda {
 constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 constexpr float LOWEST = -3.4028235e38f;  // below any number, yet differences to it are no NaN
 
-// 2^x, with 0 for what is below the normal numbers.
-__device__ __forceinline__ float two_to(float x) {
-#ifdef __CUDA_ARCH__
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return exp2f(x);
-#endif
-}
-
 // sin and cos of x modulo π: both with the wrong sign or both with the right one, see
 // kernels/_math.py, which has the same.
 struct HalfTurn {
