@@ -15,7 +15,7 @@ from tsgen.spans import NOTHING, span
 
 # of engine cuda alone
 FUSED = {"draw_uniforms", "embed_tokens", "norm_linear", "linear_norm", "feed_forward"}
-FUSED |= {"remask_tokens"}
+FUSED |= {"remask_tokens", "transformer_block"}
 CPU = [torch.profiler.ProfilerActivity.CPU]
 
 
