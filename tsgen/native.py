@@ -433,7 +433,7 @@ def kernels(backend: str) -> ModuleType:
     if not hasattr(extension(), backend):
         raise ImportError(f"tsgen._C was built without {backend}")
     part: ModuleType = getattr(extension(), backend)
-    if backend == "cpu":
+    if hasattr(part, "lend_threads"):
         part.lend_threads(gomp_parallel())
     return part
 
