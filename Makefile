@@ -14,8 +14,10 @@ PACKAGE := pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 demo: $(VENV)/.installed-viz
 	$(BIN)/python -m tsgen demo --out demo
 
+# A process a core, each with whole files: tests of one file share what is dear to make.
+SIDE_BY_SIDE := -n auto --dist loadfile
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -37,7 +39,8 @@ sanitize: $(VENV)/.installed-test
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
 	  TSGEN_LIBRARY=$(SANITIZED)/lib/tsgen \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_op_behaviour.py \
+	  $(BIN)/python -m pytest $(SIDE_BY_SIDE) -q -p no:cacheprovider \
+	    tests/test_ops.py tests/test_op_behaviour.py \
 	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py tests/test_engine_cpu.py \
 	    tests/test_engine_cuda.py::TestLargerKernels tests/test_c_library.py \
 	    tests/test_c_library_files.py tests/test_c_library_ops.py \
