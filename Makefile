@@ -39,7 +39,7 @@ sanitize: $(VENV)/.installed-test
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
 	  TSGEN_LIBRARY=$(SANITIZED)/lib/tsgen \
-	  $(BIN)/python -m pytest $(SIDE_BY_SIDE) -q -p no:cacheprovider \
+	  $(BIN)/python -m pytest -n auto -q -p no:cacheprovider \
 	    tests/test_ops.py tests/test_op_behaviour.py \
 	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py tests/test_engine_cpu.py \
 	    tests/test_engine_cuda.py::TestLargerKernels tests/test_c_library.py \
@@ -51,8 +51,9 @@ sanitize: $(VENV)/.installed-test
 # that is supported; `make test` compiles them by the installed one.
 OLDEST := build/triton-3.6.0
 interpret: $(VENV)/.installed-test $(OLDEST)
-	TRITON_INTERPRET=1 TSGEN_REQUIRE=triton TSGEN_TRITON=$(OLDEST) $(BIN)/python -m pytest -q \
-	  tests/test_ops.py tests/test_op_behaviour_blocks.py tests/test_triton_compile.py -k triton
+	TRITON_INTERPRET=1 TSGEN_REQUIRE=triton $(BIN)/python -m pytest -n auto -q \
+	  tests/test_ops.py tests/test_op_behaviour_blocks.py -k triton
+	TSGEN_TRITON=$(OLDEST) $(BIN)/python -m pytest -q tests/test_triton_compile.py
 	TRITON_INTERPRET=1 TSGEN_BACKEND=triton $(BIN)/python -m pytest -q tests/test_engine_cuda.py \
 	  -k "alone or plain_pytorch"
 
