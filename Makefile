@@ -14,10 +14,12 @@ PACKAGE := pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 demo: $(VENV)/.installed-viz
 	$(BIN)/python -m tsgen demo --out demo
 
-# A process a core, each with whole files: tests of one file share what is dear to make.
-SIDE_BY_SIDE := -n auto --dist loadfile
+# A process a core, each with whole files: tests of one file share what is dear to make. Those of
+# what Triton compiles share nothing, and one file of them would keep one core busy for minutes.
+COMPILES := tests/test_triton_compile.py
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore=$(COMPILES)
+	$(BIN)/python -m pytest -n auto $(COMPILES)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -47,13 +49,13 @@ sanitize: $(VENV)/.installed-test
 	  -k "(cpu or cuda or instruction_set or threads or c_library) and not ctrl_c \
 	    and not ecg and not synthetic_control"
 
-# Triton kernels without a GPU: interpreted, and compiled for several kinds by the oldest Triton
-# that is supported; `make test` compiles them by the installed one.
+# Triton kernels without a GPU: interpreted, and compiled for one kind by the oldest Triton that is
+# supported; `make test` compiles them for several by the installed one.
 OLDEST := build/triton-3.6.0
 interpret: $(VENV)/.installed-test $(OLDEST)
 	TRITON_INTERPRET=1 TSGEN_REQUIRE=triton $(BIN)/python -m pytest -n auto -q \
 	  tests/test_ops.py tests/test_op_behaviour_blocks.py -k triton
-	TSGEN_TRITON=$(OLDEST) $(BIN)/python -m pytest -q tests/test_triton_compile.py
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n auto -q $(COMPILES) -k sm_90
 	TRITON_INTERPRET=1 TSGEN_BACKEND=triton $(BIN)/python -m pytest -q tests/test_engine_cuda.py \
 	  -k "alone or plain_pytorch"
 
@@ -74,7 +76,7 @@ gpu:
 	    $(PYTHON) -m pip install --no-build-isolation --no-deps -e . || exit 1; \
 	  if $(PYTHON) -c "import xdist" 2> /dev/null; then workers="-n 8"; fi; \
 	  TSGEN_REQUIRE=cuda,triton timeout --signal=INT --kill-after=20 240 \
-	    $(PYTHON) -m pytest $$workers --ignore=tests/test_triton_compile.py; tests=$$?; \
+	    $(PYTHON) -m pytest $$workers --ignore=$(COMPILES); tests=$$?; \
 	  $(MAKE) gpu-sanitize; sanitizers=$$?; \
 	  $(PYTHON) benchmarks/gpu.py --out $(GPU_RESULTS) --until $$((begun + 500)) && \
 	  exit $$((tests + sanitizers))
