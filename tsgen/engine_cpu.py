@@ -77,7 +77,7 @@ class CpuEngine:
             if request.known is None:
                 known = torch.full((n, N), K, dtype=torch.int64, device="cpu")
             else:
-                known = request.known[band].clone()
+                known = request.known[band].to("cpu", copy=True)
                 check_ids("known", known, K)
             plan = masked_plan(settings.schedule, settings.steps[band], (known == K).sum(1))
             ids.append(known.contiguous())
@@ -97,7 +97,7 @@ class CpuEngine:
 
     def series(self, ids: list[Tensor]) -> Tensor:
         """(B, C, length), scaled as in training."""
-        ids = [t.contiguous() for t in ids]
+        ids = [t.cpu().contiguous() for t in ids]
         for t, K in zip(ids, self.config.tokenizer.n_codes, strict=True):
             check_ids("ids", t, K - 1)
         out, threads = self.empty(len(ids[0])), torch.get_num_threads()
@@ -106,12 +106,21 @@ class CpuEngine:
         return out
 
 
-def folded(config: dict[str, Any], state: dict[str, Tensor], threads: int) -> Any:
-    """The native engine of a network with this configuration and state."""
+def folded(
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    threads: int,
+    backend: str = "cpu",
+    *device: int,
+) -> Any:
+    """The native engine of a network with this configuration and state.
+
+    backend:  "cpu", or "cuda" and then the index of a device
+    """
     wide = torch.float64, torch.float32
-    kept = {n: t.contiguous() for n, t in state.items() if t.dtype in wide}
+    kept = {n: t.cpu().contiguous() for n, t in state.items() if t.dtype in wide}
     listed = [(n, t.shape, t.data_ptr(), t.dtype == wide[0]) for n, t in kept.items()]
-    return native.kernels("cpu").Engine(json.dumps(config), listed, threads)
+    return native.kernels(backend).Engine(json.dumps(config), listed, threads, *device)
 
 
 def how(settings: SamplingConfig, seed: int, band: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from tsgen.config import SamplingConfig, one_of
 from tsgen.engine_cpu import CpuEngine
 from tsgen.engine_cuda import CudaEngine
+from tsgen.engine_cuda_cpp import CudaCppEngine
 from tsgen.engine_torch import TorchEngine
 from tsgen.errors import bad_value
 from tsgen.network import Network
@@ -52,9 +53,15 @@ class Engine(Protocol):
         """Both."""
 
 
-ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "cpu": CpuEngine, "cuda": CudaEngine}
+ENGINES: dict[str, type[Engine]] = {
+    "torch": TorchEngine,
+    "cpu": CpuEngine,
+    "cuda": CudaEngine,
+    "cuda_cpp": CudaCppEngine,
+}
 
-PREFERENCE = ("cuda", "cpu", "torch")  # with no engine named: the first with no obstacle
+# with no engine named: the first with no obstacle
+PREFERENCE = ("cuda", "cuda_cpp", "cpu", "torch")
 
 # network: its weights' addresses and versions, and engines made of them by name
 _made: weakref.WeakKeyDictionary[Network, tuple[Any, dict[str, Engine]]]

@@ -136,12 +136,12 @@ Floats Encoder::down(const Image& latents, int64_t n_threads) const {
   return out;
 }
 
-void Encoder::encode(const Floats& x, int64_t n, int64_t n_threads, int64_t* ids) const {
+void Encoder::encode(const float* x, int64_t n, int64_t n_threads, int64_t* ids) const {
   const TokenizerConfig& z = config_;
   const int64_t F = z.n_rows(band_), T = z.n_frames();
   Image image{n, 2 * z.n_channels, F, T, Floats(n * 2 * z.n_channels * F * T)};
-  cpu::stft(x.data(), window_.data(), image.values.data(), n * z.n_channels, z.inner_length(),
-            z.n_fft, z.hop(), z.first_row(band_), F, T, n_threads);
+  cpu::stft(x, window_.data(), image.values.data(), n * z.n_channels, z.inner_length(), z.n_fft,
+            z.hop(), z.first_row(band_), F, T, n_threads);
   for (const Stage& stage : stages_) {
     image = stage.down.conv.of(image, nullptr, n_threads);
     stage.down.snake.apply(image, n_threads);
