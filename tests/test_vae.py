@@ -242,8 +242,14 @@ class TestFiles:
 
 class TestTraining:
     def test_learns_logs_and_tells_classes_apart(self, tmp_path):
-        X, y = series(n=120)
-        how = {"steps": (60, 60), "learning_rate": 1e-2, "evaluations": 6, "out": tmp_path}
+        X, y = series(n=120, length=16)
+        how = {
+            "steps": (60, 60),
+            "learning_rate": 1e-2,
+            "batch_size": 32,
+            "evaluations": 6,
+            "out": tmp_path,
+        }
         made = tsgen.fit(X, y, preset=TINY, family="vae", **how)
         log = [eval(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in log] == [20, 40, 60, 80, 100, 120]
@@ -255,7 +261,7 @@ class TestTraining:
         with torch.no_grad():
             q = vae.encode(torch.from_numpy(made.scaler.apply(X[:, None])))
             own, other = (divergence(*q, vae.prior_means(c)).sum(1) for c in (class_B, 1 - class_B))
-        assert (other - own).mean() > 0.3  # nats
+        assert (other - own).mean() > 0.1  # nats
         assert not np.array_equal(made.generate(1, label="slow"), made.generate(1, label="fast"))
 
     def test_refuses_codes_and_unknown_families(self):

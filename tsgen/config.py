@@ -234,7 +234,7 @@ class VaeConfig:
     """The Gaussian of a vae, between the encoders and the decoders of a TokenizerConfig."""
 
     latent_dim: int = 16
-    noise: float = 0.2  # least standard deviation of p(x | z); that of the data is 1
+    noise: float = 0.3  # least standard deviation of p(x | z); that of the data is 1
     free_bits: float = 0.0  # nats that each latent number has for nothing
 
     def __post_init__(self) -> None:

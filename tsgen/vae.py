@@ -8,9 +8,9 @@
 
 Kingma & Welling 2014 (arXiv 1312.6114). Prior means that depend on the class: Sohn et al. 2015
 (NeurIPS), with an encoder and a decoder that do not. The best s² is the mean squared error, which
-weighs both terms without a factor to tune: Rybkin et al. 2021 (arXiv 2006.13202), section 3.2. That
-is the best for series seen in training; of few it would go to 0 and leave no two z alike, so s is
-never below `noise`. Free bits: Kingma et al. 2016 (arXiv 1606.04934), appendix C.8.
+weighs both terms without a factor to tune: Rybkin et al. 2021 (arXiv 2006.13202), section 3.2. Of a
+few series, learned by heart, it would go to 0 and leave nothing between their z: s is never below
+`noise`. Free bits: Kingma et al. 2016 (arXiv 1606.04934), appendix C.8.
 B series, D = latent_dim.
 """
 
@@ -85,7 +85,8 @@ class Vae(Autoencoder[Projections]):
         for band in self.each():
             x_MD = band.codebook.down(band.latents(inner, self.window_W))
             rows.append(x_MD.view(len(x_BCL), -1))
-        return Posterior(*self.posterior(torch.cat(rows, 1)).float().chunk(2, 1))
+        both = self.posterior(torch.cat(rows, 1)).to(self.window_W.dtype)  # bfloat16 under autocast
+        return Posterior(*both.chunk(2, 1))
 
     def decode(self, z_BD: Tensor) -> Tensor:
         """x̂ (B, C, length) of z (B, latent_dim)."""
@@ -112,8 +113,8 @@ class Vae(Autoencoder[Projections]):
         """Class ids with a class for all: n_classes, none, becomes one by a uniform number."""
         if not self.n_classes:
             return class_B
-        drawn_B = torch.searchsorted(self.shares_Y.double().cumsum(0), u_B, right=True)
-        drawn_B = drawn_B.clamp_max(self.n_classes - 1)  # the sum of the shares is rounded
+        edges_Y = self.shares_Y.double().cumsum(0)
+        drawn_B = torch.searchsorted(edges_Y / edges_Y[-1], u_B, right=True)
         return torch.where(class_B == self.n_classes, drawn_B, class_B)
 
 
