@@ -187,7 +187,7 @@ def test_fit(work, capsys):
     ("words", "line"),
     [
         ("--codebook fsq --levels 5 5", "tokens of 25 codes"),
-        ("--codebook residual --n-quantisers 3 --gradient rotation", ", 3 x 1 x "),
+        ("--codebook residual --n-quantisers 2 --gradient rotation", ", 2 x 1 x "),
         ("--family vae", "places of 16 numbers for all"),
     ],
 )

@@ -372,7 +372,6 @@ class TestThroughAModel:
     "how",
     [
         {"codebook": "fsq"},
-        {"codebook": "residual"},
         {"gradient": "rotation"},
         {"codebook": "residual", "orthogonal": 1.0, "n_quantisers": 3, "gradient": "rotation"},
     ],
