@@ -8,7 +8,7 @@ of levels, the first dim turning fastest. Rounding finds the nearest of them, so
 finds the same.
 """
 
-import itertools
+import math
 
 import torch
 import torch.distributed as dist
@@ -73,5 +73,8 @@ class FSQ(Quantiser):
 
 def grid(levels: tuple[int, ...]) -> Tensor:
     """All codes (K, D): level l of L stands for (l - ⌊L / 2⌋) / ⌊L / 2⌋."""
-    numbers = [[(level - n // 2) / (n // 2) for level in range(n)] for n in reversed(levels)]
-    return torch.tensor(list(itertools.product(*numbers))).flip(1)
+    left_K, columns = torch.arange(math.prod(levels)), []
+    for n in levels:
+        columns.append((left_K % n - n // 2) / (n // 2))
+        left_K = left_K // n
+    return torch.stack(columns, 1)
