@@ -158,8 +158,10 @@ class TestFSQ:
         assert codes.shape == (12, 2)
         assert codes[:4].tolist() == [[-1, -1], [0, -1], [1, -1], [-1, -0.5]]
         assert len(codes.unique(dim=0)) == 12
+        sizes = {"codebook": "fsq", "levels": (2**8,) * 3, "code_dim": 3}
         with torch.device("meta"):  # where sizes are found out before there is memory for them
-            assert grid((2**8,) * 3).shape == (2**24, 3)
+            huge = quantiser(tiny_config(n_codes=(2**24,) * 2, tokenizer=sizes).tokenizer, 0)
+        assert huge.codes_KD.shape == (2**24, 3)
 
     def test_gradient_is_that_of_the_bound(self):
         book, z = self.book(), latents(20, 4).requires_grad_()

@@ -48,7 +48,7 @@ class Elbo(NamedTuple):
 class Vae(Autoencoder[Projections]):
     """Encoders, a Gaussian between, and decoders."""
 
-    shares_Y: Tensor
+    counts_Y: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.tokenizer, lambda tokenizer, _: Projections(tokenizer))
@@ -59,7 +59,7 @@ class Vae(Autoencoder[Projections]):
         self.posterior = nn.Linear(sum(self.sizes), 2 * D)
         self.spread = nn.Linear(D, sum(self.sizes))
         self.means_YD = nn.Parameter(torch.zeros(self.n_classes, D))
-        self.register_buffer("shares_Y", torch.ones(self.n_classes) / max(1, self.n_classes))
+        self.register_buffer("counts_Y", torch.ones(self.n_classes))  # of the training series
 
     def forward(self, x_BCL: Tensor, class_B: Tensor, noise_BD: Tensor) -> Elbo:
         """The bound of a batch.
@@ -104,16 +104,15 @@ class Vae(Autoencoder[Projections]):
 
     @torch.no_grad()
     def see(self, classes: Tensor) -> None:
-        """Take the shares of the classes (n,) of the training set: who asks for none gets these."""
+        """Count the classes (n,) of the training set: who asks for none gets these."""
         if self.n_classes:
-            shares_Y = classes.bincount(minlength=self.n_classes) / len(classes)
-            self.shares_Y.copy_(shares_Y)
+            self.counts_Y.copy_(classes.bincount(minlength=self.n_classes))
 
     def drawn_classes(self, class_B: Tensor, u_B: Tensor) -> Tensor:
         """Class ids with a class for all: n_classes, none, becomes one by a uniform number."""
         if not self.n_classes:
             return class_B
-        edges_Y = self.shares_Y.double().cumsum(0)
+        edges_Y = self.counts_Y.double().cumsum(0)
         drawn_B = torch.searchsorted(edges_Y / edges_Y[-1], u_B, right=True)
         return torch.where(class_B == self.n_classes, drawn_B, class_B)
 

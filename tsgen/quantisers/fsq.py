@@ -31,7 +31,10 @@ class FSQ(Quantiser):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
-        self.register_buffer("codes_KD", grid(config.levels))  # for readers of a saved model
+        codes_KD = torch.empty(math.prod(config.levels), len(config.levels))
+        if not codes_KD.is_meta:  # there the first division takes seconds, and fills none
+            codes_KD.copy_(grid(config.levels))
+        self.register_buffer("codes_KD", codes_KD)  # also for readers of a saved model
         self.register_buffer("started", torch.tensor(False))
         levels_D = torch.tensor(config.levels, device="cpu")  # also where new weights are on meta
         self.register_buffer("levels_D", levels_D, persistent=False)
