@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsgen
 from tsgen import arguments, dispatch, interpolate
-from tsgen.codebook import kmeans
 from tsgen.errors import ArgumentError
 from tsgen.fitting import train_config
+from tsgen.quantisers.codebook import kmeans
 
 
 class TestTheDoor:
@@ -153,6 +153,16 @@ class TestOnADevice:
             trainer(work, "tokenizer").step()
 
 
+@pytest.mark.usefixtures("gpu_of_no_numbers")
+def test_nor_does_a_step_of_a_vae():
+    made = trainer(run(n=120, validation=0.1, family="vae"), "vae")
+    with Watch() as watch:
+        loss, _ = made.step()
+    assert loss.is_meta
+    assert watch.seen.total() > 100
+    assert all(p.grad is not None for p in made.parameters)
+
+
 class Rows(TorchDispatchMode):
     """Looks at the rows that index_add adds to: one addend has one order, by atomics too."""
 
@@ -225,7 +235,7 @@ class TestInterpolation:
 
         seen: list[int] = []
         tokenizer = run(preset, n=2, length=length).network.tokenizer.eval()
-        monkeypatch.setattr("tsgen.tokenizer.interpolate", checked)
+        monkeypatch.setattr("tsgen.autoencoder.interpolate", checked)
         tokenizer.decode(tokenizer.encode(torch.randn(1, 1, length)))
         assert seen == [length, length]
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "levels.h"
 #include "model/fold.h"
 #include "ops.h"
 
@@ -128,6 +129,8 @@ Floats Encoder::down(const Image& latents, int64_t n_threads) const {
       for (int64_t d = 0; d < D; ++d)
         out[(b * N + i) * D + d] = planes[(b * D + d) * N + i] / length[i] + project_bias_[d];
   }
+  for (size_t i = 0; i < out.size() && !config_.levels.empty(); ++i)
+    out[i] = bounded(out[i], config_.levels[i % D]);
   for (int64_t row = 0; row < latents.B * N && config_.cosine; ++row) {
     float* const x = &out[row * D];
     const float length = lengths(x, D, 1, 1)[0];

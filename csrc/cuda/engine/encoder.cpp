@@ -26,6 +26,7 @@ Encoder::Encoder(const Launch& on, const TokenizerConfig& config, int64_t band,
   project_ = flat.next(config.code_dim * D), project_bias_ = flat.next(config.code_dim);
   codes_ = flat.next(config.n_codes[band] * config.code_dim);
   flat.end();
+  if (!config.levels.empty()) levels_ = kept_.add(on, config.levels);
   const std::vector<float> window = stft_window(config.n_fft);
   window_ = kept_.add(on, window);
   wait(on);  // `window` has to stay until then
@@ -68,6 +69,7 @@ const float* Encoder::latents(const Launch& on, const Images& images, Grid grid)
   const int64_t D = config_.hidden_dim, rows = grid.positions();
   unit_rows(on, x, x, rows, D);
   linear(on, x, project_, {project_bias_}, h, rows, config_.code_dim, D);
+  if (levels_) bound_rows(on, h, levels_, rows, config_.code_dim);
   if (config_.cosine) unit_rows(on, h, h, rows, config_.code_dim);
   return h;
 }

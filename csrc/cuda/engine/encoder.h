@@ -46,6 +46,7 @@ class Encoder {
   std::optional<ResBlock> last_;
   const float *skip_ = nullptr, *skip_bias_ = nullptr;  // of the last block, if it changes width
   const float *project_, *project_bias_, *codes_;
+  const int64_t* levels_ = nullptr;  // (code_dim), if the codes are a grid
 };
 
 }  // namespace tsgen::cuda

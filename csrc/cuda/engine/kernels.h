@@ -28,6 +28,8 @@ void layer_norm(const Launch& on, const float* x, const float* gain_shift, float
                 const float* added, float* out, int64_t M, int64_t D);
 // out (M, D) = x / |x|; `out` may be x
 void unit_rows(const Launch& on, const float* x, float* out, int64_t M, int64_t D);
+// x (M, D) becomes what levels.h has, levels (D)
+void bound_rows(const Launch& on, float* x, const int64_t* levels, int64_t M, int64_t D);
 // Attention as the op, for heads of more dims than it takes: q (S, M, H, Dh), its rows q_stride
 // apart; k and v (S, T, H, Dh), kv_stride apart; null_kv (2, H, Dh); scale (Dh) of q times that
 // of k. out (S, M, H, Dh).

@@ -2,6 +2,7 @@
 #include "cuda/engine/kernels.h"
 #include "cuda/machine/functions.cuh"
 #include "cuda/machine/reduce.cuh"
+#include "levels.h"
 
 namespace tsgen::cuda {
 namespace {
@@ -40,6 +41,14 @@ __global__ void __launch_bounds__(THREADS)
   for (int d = lane; d < D; d += WARP) squares += (double)x[row * D + d] * (double)x[row * D + d];
   const float length = fmaxf((float)sqrt(over_lanes(squares, Sum())), SMALLEST);
   for (int d = lane; d < D; d += WARP) out[row * D + d] = x[row * D + d] / length;
+}
+
+__global__ void __launch_bounds__(THREADS)
+    bound_rows_kernel(float* x, const int64_t* levels, int64_t M, int D) {
+  const int64_t row = own_row();
+  if (row >= M) return;
+  for (int d = threadIdx.x % WARP; d < D; d += WARP)
+    x[row * D + d] = bounded(x[row * D + d], levels[d]);
 }
 
 struct WideAttention {
@@ -106,6 +115,11 @@ void layer_norm(const Launch& on, const float* x, const float* gain_shift, float
 void unit_rows(const Launch& on, const float* x, float* out, int64_t M, int64_t D) {
   if (M == 0) return;
   launch(on, unit_rows_kernel, ceil_div(M, WARPS), THREADS, 0, x, out, M, (int)D);
+}
+
+void bound_rows(const Launch& on, float* x, const int64_t* levels, int64_t M, int64_t D) {
+  if (M == 0) return;
+  launch(on, bound_rows_kernel, ceil_div(M, WARPS), THREADS, 0, x, levels, M, (int)D);
 }
 
 void attend_wide(const Launch& on, const float* q, const float* k, const float* v,
