@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsgen import arguments
-from tsgen.config import PRESETS, ModelConfig, Preset, SamplingConfig, TokenizerConfig, one_of
+from tsgen.config import (
+    PRESETS,
+    ModelConfig,
+    Preset,
+    SamplingConfig,
+    SslConfig,
+    TokenizerConfig,
+    one_of,
+)
 from tsgen.data import Labels, as_series, warn_if_swapped
 from tsgen.errors import bad_value
 from tsgen.model import Model
@@ -31,6 +39,7 @@ def fit(
     n_fft: int | None = None,
     bands: int | None = None,
     n_codes: int | tuple[int, ...] | None = None,
+    ssl: str | SslConfig | None = None,
     progress: bool | None = None,
     **training: Any,
 ) -> Model:
@@ -43,6 +52,7 @@ def fit(
     resume:    go on where a run in `out` was killed; starts anew where there is nothing
     layout:    "ntc" if X is (n, length, channels)
     n_fft, bands, n_codes: instead of the preset's
+    ssl:       self-supervision in stage 1: a name in tsgen.config.OBJECTIVES, or an SslConfig
     progress:  show bars; None shows them on a terminal
     training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed,
                device, autocast, compile, ...
@@ -57,7 +67,7 @@ def fit(
     classes = (
         np.zeros(len(array), dtype=np.int64) if labels is None else labels.encode(y, len(array))
     )
-    config = train_config(training)
+    config = train_config(training | {"ssl": ssl})
     sizes = {"n_fft": n_fft, "bands": bands, "n_codes": n_codes}
     sizes = {k: arguments.plain(v) for k, v in sizes.items() if v is not None}
     model = model_config(array, labels, preset, sizes)
@@ -66,7 +76,7 @@ def fit(
 
 
 def train_config(settings: dict[str, Any]) -> TrainConfig:
-    """One number for steps or learning_rate serves both stages."""
+    """One number for steps or learning_rate serves both stages; ssl may be a name."""
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     if unknown := set(settings) - set(names):
         raise bad_value("training", f"only {', '.join(names)}", ", ".join(sorted(unknown)))
@@ -74,6 +84,8 @@ def train_config(settings: dict[str, Any]) -> TrainConfig:
     for name in ("steps", "learning_rate"):
         if isinstance(settings.get(name), int | float):
             settings[name] = (settings[name],) * 2
+    if isinstance(settings.get("ssl"), str):
+        settings["ssl"] = SslConfig(settings["ssl"])
     return TrainConfig(**settings)
 
 
