@@ -21,7 +21,7 @@ import tsgen.bulk
 import tsgen.profile
 from tsgen import arguments, bundled, dispatch, formats, metrics, native, synthetic, viz
 from tsgen.bulk import check_writable, label_names
-from tsgen.config import SamplingConfig, SslConfig
+from tsgen.config import ModelConfig, SamplingConfig, SslConfig
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
 from tsgen.fitting import fit as fit_model
 from tsgen.formats import Collection
@@ -50,6 +50,8 @@ def fit(args: Namespace) -> str:
         labels = None if args.labels == "none" else read_labels(args.labels, len(data.X))
     training = {"seed": args.seed, "device": args.device, "compile": args.compile}
     training |= given(args, ("steps", "minutes", "batch_size", "autocast"))
+    training |= given(args, ("codebook", "n_quantisers", "gradient"))
+    training |= {"levels": args.levels, "family": args.family}
     training |= {"ssl": objective(args)}
     began = time.perf_counter()
     model = fit_model(
@@ -189,19 +191,25 @@ def inspect(args: Namespace) -> str:
     model = open_model(args)
     config, (C, L) = model.config, model.shape
     lines = [repr(model), f"series: {C} channels, {L} samples"]
-    for band in range(config.tokenizer.bands):
-        first, end = config.tokenizer.rows(band)
-        rows, columns = config.tokenizer.grid(band)
-        lines += [
-            f"band {band}: rows {first}-{end - 1} of the spectrogram, {rows} x {columns} = "
-            f"{rows * columns} tokens of {config.tokenizer.n_codes[band]} codes"
-        ]
+    lines += [band_line(config, band) for band in range(config.tokenizer.bands)]
     for name, module in model.network.named_children():
         lines += [f"weights of {name}: {sum(p.numel() for p in module.parameters()):,}"]
     for channel, (mean, std) in enumerate(zip(model.scaler.mean, model.scaler.std, strict=True)):
         lines += [f"channel {channel}: mean {mean:.6g}, standard deviation {std:.6g}"]
     lines += [f"labels: {', '.join(model.labels.names) if model.labels else 'none'}"]
     return "\n".join([*lines, f"config: {json.dumps(config.to_dict(), indent=2)}"])
+
+
+def band_line(config: ModelConfig, band: int) -> str:
+    """What a band sees, and what becomes of it."""
+    sizes = config.tokenizer
+    (first, end), (rows, columns) = sizes.rows(band), sizes.grid(band)
+    line = f"band {band}: rows {first}-{end - 1} of the spectrogram, "
+    if config.vae:
+        return f"{line}{rows} x {columns} places of {config.vae.latent_dim} numbers for all"
+    depth = f"{sizes.depth} x " if sizes.depth > 1 else ""
+    codes = f"{sizes.n_tokens(band)} tokens of {sizes.n_codes[band]} codes"
+    return f"{line}{depth}{rows} x {columns} = {codes}"
 
 
 def bench(args: Namespace) -> str:

@@ -27,6 +27,10 @@ class CpuEngine:
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
+        if network.config.family == "vae":
+            return "draws tokens, and a vae has none"
+        if network.config.tokenizer.depth > 1:
+            return "takes one token a place, not the several of a residual codebook"
         like = network.tokenizer.window_W
         if like.device.type != "cpu" or like.dtype != torch.float32:
             return f"takes float32 weights on the CPU, not {like.dtype} on {like.device}"

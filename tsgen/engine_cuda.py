@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tsgen import dispatch, ops, persistent
+from tsgen.autoencoder import stage_widths
 from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig, one_of
 from tsgen.errors import RunError
 from tsgen.fused import FusedPrior, Kind
@@ -26,7 +27,6 @@ from tsgen.replay import Replay, Replays
 from tsgen.request import Request, check_ids
 from tsgen.schedule import masked_counts, masked_plan
 from tsgen.spans import span
-from tsgen.tokenizer import stage_widths
 
 MOST = 2**14  # samples at once: beyond, a GPU is busy anyway
 MEMORY = 0.5  # of what is free, for one graph; of all there is, for all graphs
@@ -67,6 +67,10 @@ class CudaEngine:
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
+        if network.config.family == "vae":
+            return "draws tokens, and a vae has none"
+        if network.config.tokenizer.depth > 1:
+            return "takes one token a place, not the several of a residual codebook"
         like = network.tokenizer.window_W
         if like.device.type != "cuda":
             return f"takes weights on a GPU, not on {like.device}"

@@ -23,6 +23,15 @@ Floats lengths(const float* x, int64_t C, int64_t stride, int64_t n) {
   return out;
 }
 
+// A number on its way to the level nearest to it, between -1 and 1, as quantisers/fsq.py has it.
+float bounded(double x, int64_t n_levels) {
+  constexpr double EPSILON = 1e-3;
+  const double half = (double)(n_levels - 1) * (1 - EPSILON) / 2;
+  const double offset = n_levels % 2 == 0 ? 0.5 : 0;
+  const double level = std::tanh(x + std::atanh(offset / half)) * half - offset;
+  return (float)(level / (double)(n_levels / 2));
+}
+
 }  // namespace
 
 Activation::Activation(const Scope& snake, int64_t C, bool normalised)
@@ -128,6 +137,8 @@ Floats Encoder::down(const Image& latents, int64_t n_threads) const {
       for (int64_t d = 0; d < D; ++d)
         out[(b * N + i) * D + d] = planes[(b * D + d) * N + i] / length[i] + project_bias_[d];
   }
+  for (size_t i = 0; i < out.size() && !config_.levels.empty(); ++i)
+    out[i] = bounded(out[i], config_.levels[i % D]);
   for (int64_t row = 0; row < latents.B * N && config_.cosine; ++row) {
     float* const x = &out[row * D];
     const float length = lengths(x, D, 1, 1)[0];
