@@ -97,4 +97,3 @@ def test_compiles_within_the_limits(op, dtype, target):
         assert not kernel["tf32"], kernel  # float32 products are never rounded silently
         if dtype == "bf16":
             assert kernel["matrix"] == kernel["dot"], kernel
-
