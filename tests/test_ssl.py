@@ -61,7 +61,7 @@ def vicreg_equation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def vibcreg_equation(a: np.ndarray, b: np.ndarray) -> float:
-    """Lee and Aune 2021, section 3.2: covariance of columns of length 1, over the width squared."""
+    """Lee and Aune 2021: covariance of columns of length 1, over the width squared."""
 
     def covariance(z: np.ndarray) -> float:
         d = z.shape[1]

@@ -1,7 +1,7 @@
 """Augmentations of the spectrum of whole series: their real Fourier transform, F bins.
 
 Bin 0, the mean, stays as it is. Masks: Park et al. 2019 (SpecAugment), over the bins of the whole
-series; phases and amplitudes: Gao et al. 2020, "RobustTAD", section 3.3.
+series; phases and amplitudes: Gao et al. 2020, "RobustTAD".
 """
 
 from __future__ import annotations

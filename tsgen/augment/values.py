@@ -2,7 +2,7 @@
 
 Each is a setting and a function of series (B, C, L) and `Draws`. Strengths are in units of the
 series: what stage 1 augments is scaled to standard deviation 1. Jitter, scaling, magnitude warping:
-Um et al. 2017, "Data augmentation of wearable sensor data"; slope, flip: Lee and Aune 2021.
+Um et al. 2017, "Data augmentation of wearable sensor data"; slope and flip: as NC-VQVAE (2024).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tsgen.ssl.heads import mlp
 from tsgen.ssl.joint_embedding import JointEmbedding, off_diagonal, unit_columns
 
 WEIGHT = 1.0
-LAMBDA = 5e-3  # of redundancy: section 4.2 of the paper
+LAMBDA = 5e-3  # of redundancy, as in the paper
 
 
 def loss(a_BE: Tensor, b_BE: Tensor, redundancy: float = LAMBDA) -> Tensor:

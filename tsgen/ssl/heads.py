@@ -8,7 +8,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-WHITENING_STEPS = 5  # Huang et al. 2019, section 4: more hardly changes the result
+WHITENING_STEPS = 5  # T of Huang et al. 2019, who find more of no use
 WHITENING_GROUP = 64  # features whitened together
 TINY = 1e-12  # of a squared length
 

@@ -3,7 +3,7 @@
     L = λ s(a, b) + μ (v(a) + v(b)) + ν (c(a) + c(b))          c: of correlations, over E²
 
 Lee and Aune 2021, "Computer Vision Self-supervised Learning Methods on Time Series"
-(arXiv 2109.00783), section 3.2; iterative normalisation: see `iter_norm`.
+(arXiv 2109.00783); iterative normalisation: see `iter_norm`.
 """
 
 import torch.nn.functional as F
