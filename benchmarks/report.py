@@ -1,4 +1,4 @@
-"""Write the README's tables, docs/benchmarks.md and tsgen/measured.py from benchmarks/results/.
+"""Write from benchmarks/results/: README's tables, docs/benchmarks.md, ssl.md, tsgen/measured.py.
 
     python benchmarks/report.py [--check]
 
@@ -13,10 +13,11 @@ from statistics import median
 from typing import Any
 
 import gpu_report
+import ssl_report
 
 HERE = Path(__file__).parent
 README, BENCHMARKS = HERE.parent / "README.md", HERE.parent / "docs" / "benchmarks.md"
-MEASURED = HERE.parent / "tsgen" / "measured.py"
+SSL, MEASURED = HERE.parent / "docs" / "ssl.md", HERE.parent / "tsgen" / "measured.py"
 MARKS = "<!-- results -->", "<!-- /results -->"
 
 
@@ -260,6 +261,7 @@ def main() -> None:
     body = "\n".join(["", *parts, *quality(), *rest()])
     readme = f"{before}{MARKS[0]}{body}{MARKS[1]}{after}"
     pages = {README: readme, BENCHMARKS: every_kernel(), MEASURED: measured()}
+    pages[SSL] = ssl_report.page(SSL.read_text(), results("ssl_steps"), results("ssl_quality"))
     for path, page in pages.items():
         if not check:
             path.write_text(page)

@@ -11,6 +11,7 @@ from tsgen.train import Trainer
 
 STAGES = ("tokenizer", "prior_0", "prior_1")
 LEAST = Preset({"hidden_dim": 8, "n_resblocks": 0, "token_width": (4, 4)}, TINY.priors)
+ONE_BAND = Preset(LEAST.tokenizer | {"bands": 1, "token_width": (4,)}, TINY.priors)
 FSQ = Preset(TINY.tokenizer | {"codebook": "fsq"}, TINY.priors)
 RESIDUAL = Preset(TINY.tokenizer | {"codebook": "residual"}, TINY.priors)
 PRESETS = {"tiny": TINY, "base": "base", "timevqvae": "timevqvae"}
@@ -22,7 +23,8 @@ def run(preset: str = "tiny", n: int = 40, length: int = 64, family: str = "vq",
     X, y = series(n, length)
     labels = Labels.fit(y)
     config = train_config({"steps": 10**6, "validation": 0.0, "device": "cpu"} | settings)
-    sizes = model_config(X[:, None], labels, PRESETS.get(preset, LEAST), {}, family)
+    small = {"least": LEAST, "one band": ONE_BAND}
+    sizes = model_config(X[:, None], labels, (PRESETS | small)[preset], {}, family)
     return Run(X[:, None], labels.encode(y, n), labels, sizes, config, None)
 
 

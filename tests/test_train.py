@@ -90,7 +90,8 @@ from test_train import TINY, series
 torch.set_num_threads(1)
 kill_at({out!r}, {n_steps})
 X, y = series(n=120)
-tsgen.fit(X, y, preset=TINY, steps=(24, 24), evaluations=12, out={out!r}, resume=True, seed=3)
+how = dict(preset=TINY, steps=24, evaluations=12, seed=3, ssl="byol")  # the most there is to keep
+tsgen.fit(X, y, out={out!r}, resume=True, **how)
 """
 
 

@@ -10,9 +10,21 @@ from torch._dynamo.utils import counters
 import tsgen
 from tsgen import ops
 from tsgen.cli import main
+from tsgen.config import SslConfig
 
 
 class TestPrecision:
+    @pytest.mark.parametrize("objective", ["vibcreg", "byol"])
+    def test_self_supervision_in_bfloat16_is_near(self, objective):
+        ssl = SslConfig(objective, projector_width=16)
+        a, b = (trainer(run(ssl=ssl, autocast=low), "tokenizer") for low in (None, "bfloat16"))
+        for _ in range(2):
+            assert take(b, 1)[0] == pytest.approx(take(a, 1)[0], rel=0.03)
+            for p in b.parameters:
+                assert p.grad.dtype == torch.float32
+                assert p.grad.isfinite().all()
+            b.stage.module.load_state_dict(a.stage.module.state_dict())
+
     @pytest.mark.parametrize("preset", PRESETS)
     def test_losses_in_bfloat16_are_near_and_gradients_finite(self, preset):
         plain, low = run(preset), run(preset, autocast="bfloat16")
@@ -90,6 +102,18 @@ def test_compiles_each_stage_whole_and_once(autocast, near, stages):
             assert take(b, 1)[0] == pytest.approx(take(a, 1)[0], rel=near)
             follow(compiled, plain, stage)
     assert counters["stats"]["unique_graphs"] == len(stages)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.usefixtures("eager_compiler")
+def test_compiles_self_supervision_whole_and_once():
+    """Two views, quantised, and a slow target: more does not go into one graph."""
+    ssl = SslConfig("byol", views=2, on="codes", projector_width=8)
+    how = {"preset": "one band", "length": 16, "ssl": ssl}
+    a, b = trainer(run(**how), "tokenizer"), trainer(run(**how, compile=True), "tokenizer")
+    assert take(b, 4) == pytest.approx(take(a, 4), rel=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
 
 

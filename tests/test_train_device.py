@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsgen
 from tsgen import arguments, dispatch, interpolate
+from tsgen.config import AUGMENTATIONS, SslConfig
 from tsgen.errors import ArgumentError
 from tsgen.fitting import train_config
 from tsgen.quantisers.codebook import kmeans
@@ -151,6 +152,23 @@ class TestOnADevice:
         assert watch.seen.total() > 20
         with pytest.raises(RuntimeError, match=r"item\(\)"):  # it has to know whether to run
             trainer(work, "tokenizer").step()
+
+
+@pytest.mark.parametrize(
+    ("objective", "views", "on"), [("byol", 1, "latents"), ("vibcreg", 2, "codes")]
+)
+@pytest.mark.usefixtures("gpu_of_no_numbers")
+def test_nor_does_a_step_of_self_supervision(objective, views, on):
+    ssl = SslConfig(objective, views=views, on=on, augmentations=AUGMENTATIONS)
+    work = run("base", n=120, ssl=ssl)
+    for band in work.network.tokenizer.each():
+        band.codebook.seen_started = True
+    made = trainer(work, "tokenizer")
+    with Watch() as watch:
+        loss, _ = made.step()
+    assert loss.is_meta
+    assert watch.seen.total() > 500
+    assert all(p.grad is not None for p in made.parameters)
 
 
 @pytest.mark.usefixtures("gpu_of_no_numbers")

@@ -6,8 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+from tsgen.cli import main
+from tsgen.config import AUGMENTATIONS
 from tsgen.errors import ArgumentError, ArgumentTypeError, FileError
-from tsgen.viz import real_beside_generated
+from tsgen.viz import augmented_views, real_beside_generated
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -86,6 +88,41 @@ REFUSED = {
 def test_refused(case):
     with pytest.raises((ArgumentError, ArgumentTypeError), match=case):
         real_beside_generated(**{"x_real": X, "x_generated": X} | REFUSED[case])
+
+
+class TestAugmentedViews:
+    def test_a_row_for_each_augmentation(self, tmp_path):
+        figure = augmented_views(X, n=2, channel=1, path=tmp_path / "a.png")
+        assert [title for title in titles(figure) if title] == list(AUGMENTATIONS)
+        assert len(figure.axes) == 2 * len(AUGMENTATIONS)
+        for axis in figure.axes:
+            series, view = axis.lines
+            scaled = (X[:, 1] - X[:, 1].mean()) / X[:, 1].std()
+            assert np.abs(scaled[:2] - series.get_ydata()).max(1).min() < 1e-5
+            assert view.get_ydata().shape == (16,)
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_a_row_of_all(self):
+        figure = augmented_views(X, ["jitter", "flip"], n=1, seed=3)
+        again = augmented_views(X, ["jitter", "flip"], n=1, seed=3)
+        assert titles(figure) == ["jitter, then flip"]
+        drawn = [f.axes[0].lines[1].get_ydata() for f in (figure, again)]
+        np.testing.assert_array_equal(*drawn)
+
+    @pytest.mark.parametrize(
+        "how", [{"n": 0}, {"channel": 2}, {"seed": -1}, {"path": "a.gif"}, {"augmentations": ["x"]}]
+    )
+    def test_refused(self, how):
+        with pytest.raises((ArgumentError, ArgumentTypeError), match=next(iter(how))):
+            augmented_views(X, **how)
+
+    def test_by_the_command_line(self, tmp_path, capsys):
+        np.save(tmp_path / "x.npy", X)
+        out = tmp_path / "views.svg"
+        line = f"augment {tmp_path}/x.npy --out {out} --n 2 --augment slope time_mask"
+        assert main(line.split()) == 0
+        assert "2 series and their augmented views" in capsys.readouterr().out
+        assert out.read_bytes().startswith(b"<?xml")
 
 
 def test_folder_missing(tmp_path):

@@ -34,6 +34,7 @@ _HOMES = {
     "stream": "tsgen.bulk",
 }
 _MODULES = (
+    "augment",
     "bundled",
     "config",
     "data",
@@ -45,6 +46,7 @@ _MODULES = (
     "ops",
     "prior",
     "sampler",
+    "ssl",
     "synthetic",
     "tokenizer",
     "train",

@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from tsgen.config import (
+    AUGMENTATIONS,
     DTYPES,
     FAMILIES,
     GRADIENTS,
+    OBJECTIVES,
     PRESETS,
     QUANTISERS,
     SCHEDULES,
@@ -101,6 +103,9 @@ def fitted(new: Parser) -> None:
     new.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     new.add_argument("--autocast", metavar="DTYPE", help="bfloat16: faster on a GPU")
     new.add_argument("--compile", action="store_true", help="by torch.compile; minutes at first")
+    new.add_argument("--ssl", choices=OBJECTIVES, help="self-supervision of the encoders")
+    what = "what it compares with the series itself, in this order (jitter scaling)"
+    new.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, metavar="NAME", help=what)
     new.add_argument("--resume", action="store_true", help="go on where a run in --out stopped")
 
 
@@ -175,6 +180,15 @@ def profiled(new: Parser) -> None:
     new.add_argument("--train", type=int, default=0, metavar="STEPS", help="also train (0)")
 
 
+def viewed(new: Parser) -> None:
+    new.add_argument("data", metavar="DATA", help="a file of series, or a folder of NAME_TRAIN.*")
+    new.add_argument("--out", default="augmented.png", metavar="FILE", help="(augmented.png)")
+    what = f"one after the other; without it each of {', '.join(AUGMENTATIONS)} by itself"
+    new.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, metavar="NAME", help=what)
+    new.add_argument("--n", type=int, default=3, help="series to show, the first ones (3)")
+    new.add_argument("--seed", type=int, default=0, help="a view depends on it (0)")
+
+
 def shown(new: Parser) -> None:
     new.add_argument("--out", default="demo", metavar="FOLDER", help="for what it makes (demo)")
 
@@ -189,5 +203,6 @@ COMMANDS: dict[str, tuple[str, tuple[Callable[[Parser], None], ...]]] = {
     "inspect": ("print what a model is made of", (model,)),
     "bench": ("time every kernel and engine beside plain PyTorch", (benched,)),
     "profile": ("write a torch-profiler trace of sampling, and of training", (model, profiled)),
+    "augment": ("draw augmented views of series, as a picture", (viewed, reading)),
     "demo": ("draw 1,000 series from a bundled model, with a picture", (shown,)),
 }

@@ -21,7 +21,7 @@ import tsgen.bulk
 import tsgen.profile
 from tsgen import arguments, bundled, dispatch, formats, metrics, native, synthetic, viz
 from tsgen.bulk import check_writable, label_names
-from tsgen.config import ModelConfig, SamplingConfig
+from tsgen.config import ModelConfig, SamplingConfig, SslConfig
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
 from tsgen.fitting import fit as fit_model
 from tsgen.formats import Collection
@@ -52,6 +52,7 @@ def fit(args: Namespace) -> str:
     training |= given(args, ("steps", "minutes", "batch_size", "autocast"))
     training |= given(args, ("codebook", "n_quantisers", "gradient"))
     training |= {"levels": args.levels, "family": args.family}
+    training |= {"ssl": objective(args)}
     began = time.perf_counter()
     model = fit_model(
         data.X, labels, preset=args.preset, out=args.out, resume=args.resume, **training
@@ -61,6 +62,18 @@ def fit(args: Namespace) -> str:
         f"trained on {len(data.X):,} series in {time.perf_counter() - began:.0f} s\n"
         f"next: tsgen generate {args.out} 1000 --out new.npz"
     )
+
+
+def objective(args: Namespace) -> SslConfig | None:
+    """What --ssl and --augment ask for."""
+    if args.ssl is None:
+        if args.augment is not None:
+            raise bad_value("--augment", "--ssl NAME beside it", "none")
+        return None
+    config = SslConfig(args.ssl)
+    if args.augment is None:
+        return config
+    return dataclasses.replace(config, augmentations=tuple(args.augment))
 
 
 def generate(args: Namespace) -> str:
@@ -221,6 +234,13 @@ def profile(args: Namespace) -> str:
     with typed_errors(args.out):
         table = tsgen.profile.trace(runs, out)
     return f"{table}\n{out}: open it in https://ui.perfetto.dev or chrome://tracing"
+
+
+def augment(args: Namespace) -> str:
+    """Augmented views as a picture."""
+    data = read(args, "train" if args.split is None and Path(args.data).is_dir() else args.split)
+    viz.augmented_views(data.X, args.augment, n=args.n, seed=args.seed, path=args.out)
+    return f"{args.out}: {min(args.n, len(data.X))} series and their augmented views"
 
 
 def demo(args: Namespace) -> str:

@@ -298,6 +298,45 @@ class ModelConfig:
             raise bad_value("config", "the fields of ModelConfig", error) from error
 
 
+OBJECTIVES = ("barlow_twins", "vicreg", "vibcreg", "byol", "simsiam")
+AUGMENTATIONS = (
+    *("jitter", "scaling", "slope", "flip", "magnitude_warp"),
+    *("crop_resize", "window_warp", "slice_shuffle", "time_mask"),
+    *("frequency_mask", "phase_shift", "band_gain"),
+)
+
+
+@dataclass(frozen=True)
+class SslConfig:
+    """Self-supervision of the encoders in stage 1; nothing of it is in a trained model."""
+
+    objective: str = "vibcreg"
+    weight: float | None = None  # of its loss beside the tokenizer's; None: the objective's own
+    views: int = 1  # augmented ones: 1 is compared with the series itself, 2 with each other
+    on: str = "latents"  # "codes": the first of the two views after quantisation
+    projector_width: int = 256
+    # names of AUGMENTATIONS, or what `tsgen.augment` makes, one after the other
+    augmentations: tuple[Any, ...] = ("jitter", "scaling")
+    momentum: float = 0.99  # of the target that "byol" predicts
+
+    def __post_init__(self) -> None:
+        one_of("objective", self.objective, OBJECTIVES)
+        one_of("views", self.views, (1, 2))
+        one_of("on", self.on, ("latents", "codes"))
+        whole("projector_width", self.projector_width, at_least=2)
+        if self.objective == "vibcreg" and self.projector_width > 64 and self.projector_width % 64:
+            wanted = "a multiple of 64, or less: features are whitened in groups of 64"
+            raise bad_value("projector_width", wanted, self.projector_width)
+        number("momentum", self.momentum, below=1)
+        if self.weight is not None:
+            number("weight", self.weight)
+        if not isinstance(self.augmentations, tuple):
+            raise bad_value("augmentations", "a tuple", repr(self.augmentations))
+        for augmentation in self.augmentations:
+            if not callable(augmentation):
+                one_of("augmentations", augmentation, AUGMENTATIONS)
+
+
 def tuples(values: dict[str, Any]) -> dict[str, Any]:
     """JSON has lists where the dataclasses have tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

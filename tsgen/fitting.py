@@ -17,6 +17,7 @@ from tsgen.config import (
     ModelConfig,
     Preset,
     SamplingConfig,
+    SslConfig,
     TokenizerConfig,
     VaeConfig,
     one_of,
@@ -53,6 +54,7 @@ def fit(
     gradient: str | None = None,
     orthogonal: float | None = None,
     family: str | VaeConfig = "vq",
+    ssl: str | SslConfig | None = None,
     progress: bool | None = None,
     **training: Any,
 ) -> Model:
@@ -67,6 +69,7 @@ def fit(
     n_fft, bands, n_codes, codebook, levels, n_quantisers, gradient, orthogonal: of
                tsgen.config.TokenizerConfig, instead of the preset's
     family:    "vq", tokens and a prior over them; "vae", the continuous baseline, or its VaeConfig
+    ssl:       self-supervision in stage 1: a name in tsgen.config.OBJECTIVES, or an SslConfig
     progress:  show bars; None shows them on a terminal
     training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed,
                device, autocast, compile, ...
@@ -81,19 +84,21 @@ def fit(
     classes = (
         np.zeros(len(array), dtype=np.int64) if labels is None else labels.encode(y, len(array))
     )
-    config = train_config(training)
+    config = train_config(training | {"ssl": ssl})
     sizes: dict[str, Any]
     sizes = {"n_fft": n_fft, "bands": bands, "n_codes": n_codes, "codebook": codebook}
     sizes |= {"levels": levels, "n_quantisers": n_quantisers, "gradient": gradient}
     sizes |= {"orthogonal": orthogonal}
     sizes = {k: arguments.plain(v) for k, v in sizes.items() if v is not None}
     model = model_config(array, labels, preset, sizes, family)
+    if model.family == "vae" and config.ssl is not None:
+        raise bad_value("ssl", "None for a vae, which has no stage of its own for it", config.ssl)
     folder = None if out is None else arguments.path(out, "out")
     return Run(array, classes, labels, model, config, folder).train(resume, progress)
 
 
 def train_config(settings: dict[str, Any]) -> TrainConfig:
-    """One number for steps or learning_rate serves both stages."""
+    """One number for steps or learning_rate serves both stages; ssl may be a name."""
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     if unknown := set(settings) - set(names):
         raise bad_value("training", f"only {', '.join(names)}", ", ".join(sorted(unknown)))
@@ -101,6 +106,8 @@ def train_config(settings: dict[str, Any]) -> TrainConfig:
     for name in ("steps", "learning_rate"):
         if isinstance(settings.get(name), int | float):
             settings[name] = (settings[name],) * 2
+    if isinstance(settings.get("ssl"), str):
+        settings["ssl"] = SslConfig(settings["ssl"])
     return TrainConfig(**settings)
 
 

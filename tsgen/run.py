@@ -22,8 +22,9 @@ from tsgen.log import Log
 from tsgen.model import Model
 from tsgen.network import Network
 from tsgen.prior import Prior, draw_n_masked, training_masks
+from tsgen.ssl.learner import Learner
 from tsgen.stage_vae import vae_stage
-from tsgen.tokenizer import Tokenizer, code_use
+from tsgen.tokenizer import code_use
 from tsgen.train import Stage, TrainConfig, Trainer, part, seeded
 
 Ints = NDArray[np.int64]
@@ -129,25 +130,33 @@ class Run:
         return values, tensors
 
     def tokenizer_stage(self) -> Stage:
-        """Stage 1: reconstruct."""
+        """Stage 1: reconstruct; with self-supervision also tell series apart. What is validated
+        and kept is the reconstruction: an objective means little on one fixed batch."""
         tokenizer = self.network.tokenizer
-        compiled = self.whole(tokenizer)
+        learner = self.learner()
+        module = tokenizer if learner is None else learner
+        compiled = self.whole(module)
 
         def loss(index: Tensor) -> tuple[Tensor, Callable[[], dict[str, float]]]:
             # the first step, with k-means in it, is not worth compiling
             started = all(band.codebook.has_started() for band in tokenizer.each())
-            out = (compiled if started else tokenizer)(self.x_train[self.sent(index)])
-            return out.loss, lambda: code_use(out.counts)
+            forward = compiled if started else module
+            x_BCL = self.x_train[self.sent(index)]
+            if learner is None:
+                out = forward(x_BCL)
+                return out.loss, lambda: code_use(out.counts)
+            learner.follow()
+            learned = forward(x_BCL, *learner.views(x_BCL, index))
+            return learned.loss, learned.report
 
-        def validate(module: torch.nn.Module) -> float:
-            assert isinstance(module, Tokenizer)
+        def validate(_: torch.nn.Module) -> float:
             batches = self.x_valid.split(self.config.batch_size)
-            total = sum(module(x).loss.double() * len(x) for x in batches)
+            total = sum(tokenizer(x).loss.double() * len(x) for x in batches)
             return float(total / len(self.x_valid))
 
         return Stage(
             "tokenizer",
-            tokenizer,
+            module,
             len(self.x_train),
             loss,
             validate if len(self.x_valid) else None,
@@ -156,6 +165,14 @@ class Run:
             steps=self.config.steps[0],
             share=TOKENIZER_SHARE,
         )
+
+    def learner(self) -> Learner | None:
+        """What teaches the tokenizer beside its own loss, if anything does."""
+        if self.config.ssl is None:
+            return None
+        with seeded(self.config.seed, "ssl", "weights"):
+            learner = Learner(self.network.tokenizer, self.config.ssl)
+        return learner.to(self.device)
 
     def prior_stage(self, band: int) -> Stage:
         """Stage 2: predict one band's masked tokens. The bands share no weight, so each stops by

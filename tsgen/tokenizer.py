@@ -23,6 +23,8 @@ class Reconstruction(NamedTuple):
     loss: Tensor  # (), everything together
     parts: dict[str, Tensor]  # the loss of each band, detached
     counts: list[Tensor]  # codes used in this batch, per band: (K,) int64
+    latents: list[Tensor]  # before quantisation, per band: (B, N, hidden_dim), of any length
+    quantised: list[Tensor]  # and after it, as the decoder gets them
 
 
 class Tokenizer(Autoencoder[Quantiser]):
@@ -42,8 +44,11 @@ class Tokenizer(Autoencoder[Quantiser]):
         inner = self.prepare(x_BCL)
         total = torch.zeros_like(x_BCL)
         loss, parts, counts = x_BCL.new_zeros(()), {}, []
+        latents, quantised = [], []
         for i, (band, target) in enumerate(zip(self.each(), self.targets(inner), strict=True)):
-            q: Quantised = band.codebook(band.latents(inner, self.window_W), unit=True)
+            latents.append(band.latents(inner, self.window_W))
+            q: Quantised = band.codebook(latents[-1], unit=True)
+            quantised.append(q.z_BND)
             x_hat = band.series(q.z_BND, self.window_W)
             error = (F.mse_loss if i == 0 else F.l1_loss)(x_hat, target)
             loss = loss + error + q.loss
@@ -51,7 +56,7 @@ class Tokenizer(Autoencoder[Quantiser]):
             parts[f"codebook_{i}"] = q.loss.detach()
             counts.append(q.counts_K)
             total = total + x_hat
-        return Reconstruction(total, loss, parts, counts)
+        return Reconstruction(total, loss, parts, counts, latents, quantised)
 
     @torch.no_grad()
     def encode(self, x_BCL: Tensor) -> list[Tensor]:

@@ -24,8 +24,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tsgen import arguments
-from tsgen.config import each, number, one_of, whole
-from tsgen.errors import RunError, bad_value
+from tsgen.config import SslConfig, each, number, one_of, whole
+from tsgen.errors import RunError, bad_type, bad_value
 from tsgen.log import Log, Progress
 from tsgen.spans import span
 
@@ -56,6 +56,7 @@ class TrainConfig:
     device: str | torch.device = "auto"  # a GPU where there is one; "cpu", "cuda", "cuda:1"
     autocast: str | None = None  # "bfloat16": products in it, all else in float32
     compile: bool = False  # by torch.compile, the loss of both stages
+    ssl: SslConfig | None = None  # self-supervision in stage 1
 
     def __post_init__(self) -> None:
         stages = "one a stage"
@@ -78,6 +79,8 @@ class TrainConfig:
             raise bad_value("autocast", wanted, "'float16'")
         one_of("autocast", self.autocast, (None, "bfloat16"))
         one_of("compile", self.compile, (False, True))
+        if not isinstance(self.ssl, SslConfig | None):
+            raise bad_type("ssl", "a name of an objective, an SslConfig or None", self.ssl)
 
 
 @dataclass

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tsgen import arguments
-from tsgen.data import as_series
+from tsgen.augment import Augmentation, augmented
+from tsgen.config import AUGMENTATIONS
+from tsgen.data import Scaler, as_series
 from tsgen.errors import ArgumentError, bad_value
 from tsgen.formats_io import atomic
 from tsgen.labels import Labels
@@ -22,6 +26,7 @@ MAX_ROWS = 6
 SUFFIXES = (".png", ".pdf", ".svg")
 THIN = {"color": "#3b6ea5", "linewidth": 0.6}
 MEAN = {"color": "#c1440e", "linewidth": 1.8, "label": "mean"}
+VIEW = {"color": "#c1440e", "linewidth": 0.9, "label": "augmented"}
 
 
 def real_beside_generated(
@@ -61,8 +66,51 @@ def real_beside_generated(
             axis.set_title(f"{title} (n = {len(mine):,})", fontsize=10, loc="left")
     finish(figure, axes, f"The first {len(rows)} of {len(names)} classes", len(names) > len(rows))
     if path is not None:
-        with atomic(Path(path)) as file:
-            figure.savefig(file, format=kind, dpi=150)
+        written(figure, Path(path), kind)
+    return figure
+
+
+def augmented_views(
+    x: object,
+    augmentations: Sequence[str | Augmentation] | None = None,
+    *,
+    n: int = 3,
+    seed: int = 0,
+    channel: int = 0,
+    path: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Draw augmented views over series, a column for each series, a row for each augmentation.
+
+    x:              (n, channels, time) or (n, time), drawn scaled, as training sees them
+    augmentations:  one row of all, one after the other; None: a row for each by itself
+    n:              series drawn, the first ones
+    seed:           views depend on it and on the place of the series
+    channel:        which one is drawn
+    path:           a .png, .pdf or .svg file to write as well
+    returns:        matplotlib.figure.Figure
+    raises:         ArgumentError, also without matplotlib; ArgumentTypeError; FileError
+    """
+    series = as_series(x)
+    if arguments.count(channel, "channel", at_least=0) >= series.shape[1]:
+        raise bad_value("channel", f"0 to {series.shape[1] - 1}", channel)
+    kind = None if path is None else picture_kind(Path(path))
+    arguments.check_seed(seed)
+    first = torch.from_numpy(Scaler.fit(series).apply(series[: arguments.count(n, "n")]))
+    rows: dict[str, tuple[str | Augmentation, ...]] = {name: (name,) for name in AUGMENTATIONS}
+    if augmentations is not None:
+        rows = {", then ".join(map(str, augmentations)): tuple(augmentations)}
+    figure = new_figure(len(rows), width=3 * max(3, len(first)))
+    axes = figure.subplots(len(rows), len(first), sharex=True, sharey="row", squeeze=False)
+    for row, (name, composed) in zip(axes, rows.items(), strict=True):
+        views = augmented(first, composed, key=seed)
+        row[0].set_title(name, fontsize=10, loc="left")
+        for axis, old, new in zip(row, first[:, channel], views[:, channel], strict=True):
+            axis.plot(old, **THIN)
+            axis.plot(new, **VIEW)
+            plain(axis)
+    finish(figure, axes, "", False)
+    if path is not None:
+        written(figure, Path(path), kind)
     return figure
 
 
@@ -98,18 +146,24 @@ def picture_kind(path: Path) -> str:
     return path.suffix.lower()[1:]
 
 
-def new_figure(n_rows: int) -> Any:
+def written(figure: Any, path: Path, kind: str | None) -> None:
+    """The whole file or none."""
+    with atomic(path) as file:
+        figure.savefig(file, format=kind, dpi=150)
+
+
+def new_figure(n_rows: int, width: float = 9) -> Any:
     """A Figure of its own, unknown to pyplot: no window, no backend, nothing to close."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         wanted = 'pictures need matplotlib: pip install "tsgen[viz]"'
         raise ArgumentError(f"{wanted}, got: {error}") from error
-    return Figure(figsize=(9, 0.7 + 1.9 * n_rows), layout="constrained")
+    return Figure(figsize=(width, 0.7 + 1.9 * n_rows), layout="constrained")
 
 
 def finish(figure: Any, axes: Any, title: str, titled: bool) -> None:
-    """What a figure has once: a legend where there is a mean, the unit of time, a title."""
+    """What a figure has once: a legend of its last line, the unit of time, a title."""
     first = next(axis for axis in axes.flat if axis.lines)
     first.legend(handles=[first.lines[-1]], loc="upper right", frameon=False, fontsize=8)
     for axis in axes[-1]:
@@ -124,6 +178,11 @@ def draw(axis: Any, x_BL: Floats, per_class: int) -> None:
     if len(thin):
         axis.plot(thin.T, **THIN, alpha=min(0.6, 0.15 + 3 / len(thin)))
         axis.plot(x_BL.mean(0, dtype=np.float64), **MEAN)
+    plain(axis)
+
+
+def plain(axis: Any) -> None:
+    """Little ink."""
     axis.margins(x=0)
     axis.grid(alpha=0.25, linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)

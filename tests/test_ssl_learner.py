@@ -1,0 +1,235 @@
+"""Stage 1 with self-supervision: what it changes, what it leaves alone, and how it resumes."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from stages import run, take, trainer
+from test_train import TINY, assert_same_weights, lines, series
+from torch.testing import assert_close
+
+import tsgen
+from tsgen.cli import main
+from tsgen.config import OBJECTIVES, SslConfig
+from tsgen.errors import ArgumentError, ArgumentTypeError
+from tsgen.fitting import train_config
+from tsgen.ssl.heads import unit
+from tsgen.ssl.learner import Learner
+from tsgen.train import seeded
+
+SLOW = SslConfig("byol", projector_width=16)
+SMALL = {"preset": "least", "length": 16}
+
+
+def learner(**settings) -> Learner:
+    """One whose codebooks have started."""
+    ssl = SslConfig(**{"projector_width": 16} | settings)
+    made = trainer(run(**SMALL, ssl=ssl), "tokenizer")
+    take(made, 1)
+    made.stage.module.zero_grad()
+    assert isinstance(made.stage.module, Learner)
+    return made.stage.module
+
+
+def batch(n: int = 12) -> torch.Tensor:
+    return torch.from_numpy(series(n, SMALL["length"])[0][:, None])
+
+
+def views(of: Learner, x: torch.Tensor) -> list[torch.Tensor]:
+    return of.views(x, torch.arange(len(x)))
+
+
+def forward(module: torch.nn.Module, *inputs: torch.Tensor):
+    """With the same dropout each time."""
+    with seeded(0, "forward"):
+        return module(*inputs)
+
+
+@pytest.mark.parametrize(("n_views", "on"), [(1, "latents"), (2, "codes")])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_gradient_reaches_every_encoder_and_never_a_target(objective, n_views, on):
+    made = learner(objective=objective, views=n_views, on=on)
+    without = copy.deepcopy(made)
+    without.weight = 0.0
+    x = batch()
+    augmented = views(made, x)
+    for module in (made, without):
+        forward(module, x, *augmented).loss.backward()
+    slow = [] if made.target is None else list(made.target.parameters())
+    assert bool(slow) == (objective == "byol")
+    assert not any(p.requires_grad or p.grad is not None for p in slow)
+    assert all(p.grad is not None for p in made.parameters() if p.requires_grad)
+    for mine, other in zip(made.encoders(), without.encoders(), strict=True):
+        moved = [
+            (p.grad - q.grad).norm()
+            for p, q in zip(mine.parameters(), other.parameters(), strict=True)
+        ]
+        assert torch.stack(moved).norm() > 1e-3
+    for band, other in zip(made.tokenizer.each(), without.tokenizer.each(), strict=True):
+        for p, q in zip(band.decoder.parameters(), other.decoder.parameters(), strict=True):
+            assert torch.equal(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("on", ["latents", "codes"])
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_tokens_are_learned_from_the_series_alone(n_views, on):
+    """Views leave no trace in the averages of the norms, nor in the codebooks."""
+    made, plain = learner(views=n_views, on=on), learner()
+    plain.load_state_dict(made.state_dict())
+    x = batch()
+    forward(made, x, *views(made, x))
+    forward(plain.tokenizer, x)
+    buffers = dict(plain.tokenizer.named_buffers())
+    assert any("running_mean" in name for name in buffers)
+    for name, buffer in made.tokenizer.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+    assert all(band.codebook.training for band in made.tokenizer.each())
+
+
+def test_views_are_normalised_by_their_own_statistics():
+    made, x = learner(), batch()
+    (far,) = (10 * view + 3 for view in views(made, x))
+    with seeded(0, "a"):
+        alone = made.latents(far)
+    with seeded(0, "a"):
+        beside = [
+            band.latents(made.tokenizer.prepare(far), made.tokenizer.window_W)
+            for band in made.tokenizer.each()
+        ]
+    assert all(map(torch.equal, alone, beside))
+
+
+def test_codes_of_a_view_are_the_codes_that_it_would_have():
+    made = learner(views=2, on="codes").eval()
+    x = batch()
+    wanted = [
+        made.tokenizer.bands[b].codebook.decode(ids)
+        for b, ids in enumerate(made.tokenizer.encode(x))
+    ]
+    got = made.quantised(made.latents(x))
+    for a, b in zip(got, wanted, strict=True):
+        assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+class TestViews:
+    def test_of_a_series_are_the_same_in_any_batch(self):
+        made, x = learner(views=2), batch()
+        order = torch.tensor([7, 2, 9])
+        with seeded(3, "tokenizer", 5):
+            together = made.views(x, torch.arange(len(x)))
+        with seeded(3, "tokenizer", 5):
+            apart = made.views(x[order], order)
+        for a, b in zip(together, apart, strict=True):
+            assert torch.equal(a[order], b)
+
+    def test_differ_from_step_to_step_and_from_each_other(self):
+        made, x = learner(views=2), batch()
+        with seeded(3, "tokenizer", 5):
+            a, b = made.views(x, torch.arange(len(x)))
+            c, _ = made.views(x, torch.arange(len(x)))
+        for one, other in ((a, b), (a, c), (a, x)):
+            assert (one != other).any(dim=(1, 2)).all()
+
+
+def test_the_target_follows_by_its_momentum():
+    made = learner(objective="byol", momentum=0.9)
+    before = [p.clone() for p in made.target.parameters()]
+    online = [
+        p for module in (*made.encoders(), made.objective.projector) for p in module.parameters()
+    ]
+    made.follow()
+    for mine, old, theirs in zip(made.target.parameters(), before, online, strict=True):
+        assert_close(mine, 0.9 * old + 0.1 * theirs.detach())
+    assert any(
+        not torch.equal(p, old) for p, old in zip(made.target.parameters(), before, strict=True)
+    )
+
+
+def test_features_are_of_what_the_codebook_sees():
+    made, x = learner(), batch()
+    out = forward(made.tokenizer, x)
+    features = forward(made, x, *views(made, x)).features_BF
+    wanted = torch.cat([z.mean(1) for z in unit(out.latents)], 1)
+    assert_close(features, wanted)
+
+
+@pytest.mark.parametrize(
+    "ssl", [SLOW, SslConfig("vibcreg", projector_width=16, on="codes", views=2)]
+)
+def test_a_restored_state_takes_the_very_same_steps(ssl):
+    whole, first = (trainer(run(**SMALL, ssl=ssl), "tokenizer") for _ in range(2))
+    take(whole, 6)
+    take(first, 3)
+    values, tensors = first.state()
+    saved = {name: tensor.clone() for name, tensor in tensors.items()}
+    second = trainer(run(**SMALL, ssl=ssl), "tokenizer")
+    second.restore(json.loads(json.dumps(values)), saved)
+    assert second.progress.step == 3
+    take(second, 3)
+    a, b = whole.stage.module.state_dict(), second.stage.module.state_dict()
+    assert list(a) == list(b)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestFit:
+    def test_reports_and_leaves_nothing_in_the_model(self, tmp_path):
+        X, y = series(120)
+        how = {"preset": TINY, "steps": (4, 1), "evaluations": 2}
+        model = tsgen.fit(X, y, ssl=SLOW, out=tmp_path / "run", **how)
+        plain = tsgen.fit(X, y, **how)
+        loaded = tsgen.load(tmp_path / "run")
+        assert_same_weights(model, loaded)
+        assert list(model.network.state_dict()) == list(plain.network.state_dict())
+        assert any(
+            not torch.equal(a, plain.network.state_dict()[name])
+            for name, a in model.network.state_dict().items()
+        )
+        rows = [row for row in lines(tmp_path / "run") if row["stage"] == "tokenizer"]
+        assert [row["step"] for row in rows] == [2, 4]
+        for row in rows:
+            assert row["feature_std"] > 0
+            assert 1 <= row["feature_rank"] <= 63
+            assert {"ssl", "embedding_std", "embedding_rank", "perplexity_0", "validation"} <= set(
+                row
+            )
+
+    def test_a_run_only_goes_on_with_the_same_objective(self, tmp_path):
+        X, _ = series()
+        tsgen.fit(X, preset=TINY, steps=1, out=tmp_path, ssl="simsiam")
+        with pytest.raises(ArgumentError, match="resume: wanted the data and settings"):
+            tsgen.fit(X, preset=TINY, steps=1, out=tmp_path, resume=True)
+
+    def test_names_and_settings_are_one(self):
+        assert train_config({"ssl": "byol"}).ssl == SslConfig("byol")
+        assert train_config({"ssl": None}).ssl is None
+        with pytest.raises(ArgumentError, match="objective: wanted one of"):
+            train_config({"ssl": "dino"})
+        with pytest.raises(ArgumentTypeError, match="ssl: wanted a name of an objective"):
+            train_config({"ssl": 1})
+
+    def test_the_command_line_passes_it_on(self, tmp_path, capsys):
+        X, _ = series()
+        np.save(tmp_path / "x.npy", X[:, None])
+        line = f"fit {tmp_path}/x.npy --steps 1 --device cpu --out {tmp_path}/%s --ssl "
+        assert main((line % "a" + "barlow_twins --augment slope slice_shuffle").split()) == 0
+        assert lines(tmp_path / "a")[0]["ssl"] > 0
+        with pytest.raises(SystemExit):
+            main((line % "b" + "dino").split())
+        assert main(f"fit {tmp_path}/x.npy --out {tmp_path}/c --augment slope".split()) == 2
+        assert "--ssl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["fsq", "residual"])
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_any_quantiser_can_be_taught(preset, n_views):
+    ssl = SslConfig("vibcreg", projector_width=16, views=n_views, on="codes")
+    made = trainer(run(preset, length=16, ssl=ssl), "tokenizer")
+    assert all(np.isfinite(take(made, 3)))
+
+
+def test_a_vae_is_not_taught():
+    X, _ = series()
+    with pytest.raises(ArgumentError, match="ssl: wanted None for a vae"):
+        tsgen.fit(X, preset=TINY, steps=1, family="vae", ssl="byol")

@@ -1,0 +1,86 @@
+"""Other views of series (B, C, L): augmentations, by name. See docs/ssl.md.
+
+Each is a frozen setting and a function of the series and of random numbers; a composition applies
+one after the other. What it draws for a series depends on the key and on the index of that series,
+never on the batch, and nothing loops over series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tsgen.augment.draws import Draws
+from tsgen.augment.spectrum import BandGain, FrequencyMask, PhaseShift
+from tsgen.augment.time import CropResize, SliceShuffle, TimeMask, WindowWarp
+from tsgen.augment.values import Flip, Jitter, MagnitudeWarp, Scaling, Slope
+from tsgen.config import AUGMENTATIONS, number, one_of
+
+Augmentation = Callable[[Tensor, Draws], Tensor]
+
+NAMED: dict[str, Callable[[], Augmentation]] = {
+    "jitter": Jitter,
+    "scaling": Scaling,
+    "slope": Slope,
+    "flip": Flip,
+    "magnitude_warp": MagnitudeWarp,
+    "crop_resize": CropResize,
+    "window_warp": WindowWarp,
+    "slice_shuffle": SliceShuffle,
+    "time_mask": TimeMask,
+    "frequency_mask": FrequencyMask,
+    "phase_shift": PhaseShift,
+    "band_gain": BandGain,
+}
+
+
+@dataclass(frozen=True)
+class Sometimes:
+    """An augmentation for a share p of the series only."""
+
+    augmentation: str | Augmentation
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        named(self.augmentation)
+        number("p", self.p, below=1)
+
+    def __call__(self, x_BCL: Tensor, draws: Draws) -> Tensor:
+        chosen_B11 = draws.uniform(1, 1) < self.p
+        return torch.where(chosen_B11, named(self.augmentation)(x_BCL, draws), x_BCL)
+
+
+def augmented(
+    x_BCL: Tensor,
+    augmentations: Sequence[str | Augmentation],
+    *,
+    key: int,
+    index_B: Tensor | None = None,
+    view: int = 0,
+) -> Tensor:
+    """A view of every series, in float32.
+
+    x_BCL:          (B, C, L) float32, on any device
+    augmentations:  applied in this order; a name stands for the default strength
+    key:            the seed, from 0 to 2**64 - 1
+    index_B:        (B,) int64 on the CPU, which series these are; None: 0 ... B - 1
+    view:           which of several views under one key, below 2**16
+    raises:         ArgumentError for an unknown name
+    """
+    index_B = torch.arange(len(x_BCL)) if index_B is None else index_B
+    draws = Draws(key, index_B, x_BCL.device, view)
+    with torch.autocast(x_BCL.device.type, enabled=False):
+        for augmentation in augmentations:
+            x_BCL = named(augmentation)(x_BCL, draws)
+    return x_BCL
+
+
+def named(augmentation: str | Augmentation) -> Augmentation:
+    """What a name stands for, or the augmentation itself."""
+    if callable(augmentation):
+        return augmentation
+    one_of("augmentations", augmentation, AUGMENTATIONS)
+    return NAMED[augmentation]()
