@@ -147,6 +147,13 @@ def evaluated(new: Parser) -> None:
     new.add_argument("--json", action="store_true", help="print JSON")
 
 
+def probed(new: Parser) -> None:
+    new.add_argument("data", metavar="DATA", help="a folder or .npz with a train and a test part")
+    new.add_argument("--seed", type=int, default=0, help="of shuffles and intervals (0)")
+    new.add_argument("--layout", default="nct", choices=("nct", "ntc"), help="of .npy and .npz")
+    new.add_argument("--json", action="store_true", help="print JSON")
+
+
 def label(new: Parser) -> None:
     new.add_argument("--label", nargs="+", metavar="NAME", help="class; several take turns")
 
@@ -199,6 +206,7 @@ COMMANDS: dict[str, tuple[str, tuple[Callable[[Parser], None], ...]]] = {
     "impute": ("fill in missing values", (model, series, reading, label, sampling)),
     "forecast": ("continue series", (model, history, reading, label, sampling)),
     "evaluate": ("score a model beside real data: FID, TSTR", (model, evaluated, sampling)),
+    "probe": ("say what latents and tokens tell of the class", (model, probed)),
     "info": ("print versions, devices, backends and bundled models", ()),
     "inspect": ("print what a model is made of", (model,)),
     "bench": ("time every kernel and engine beside plain PyTorch", (benched,)),

@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 import tsgen.bench
 import tsgen.bulk
 import tsgen.profile
-from tsgen import arguments, bundled, dispatch, formats, metrics, native, synthetic, viz
+from tsgen import arguments, bundled, dispatch, formats, metrics, native, probes, synthetic, viz
 from tsgen.bulk import check_writable, label_names
 from tsgen.config import ModelConfig, SamplingConfig, SslConfig
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
@@ -33,7 +34,7 @@ from tsgen.version import __version__
 Floats = NDArray[np.float32]
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingConfig))
-OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas")
+OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas", "scikit-learn")
 
 
 def fit(args: Namespace) -> str:
@@ -135,9 +136,22 @@ def evaluate(args: Namespace) -> str:
         scores = {"fid": metrics.evaluate_fid(x, x_train=train.X, x_test=test.X)}
     else:
         scores = metrics.evaluate(x, labels, train.X, train.y, test.X, test.y)
-    if args.json:
-        return json.dumps({k: dataclasses.asdict(v) for k, v in scores.items()}, indent=2)
-    return "\n".join(map(str, scores.values()))
+    return as_json(scores) if args.json else "\n".join(map(str, scores.values()))
+
+
+def probe(args: Namespace) -> str:
+    """Say what latents and tokens tell."""
+    args.label_column = None
+    model, train, test = open_model(args), read(args, "train"), read(args, "test")
+    if train.y is None or test.y is None:
+        raise bad_value("DATA", "series with labels", "none")
+    found = probes.probe(model, train.X, train.y, test.X, test.y, seed=args.seed)
+    return as_json(found) if args.json else probes.report(found)
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    """Dataclasses by name."""
+    return json.dumps({name: dataclasses.asdict(it) for name, it in found.items()}, indent=2)
 
 
 def info(args: Namespace) -> str:
