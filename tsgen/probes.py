@@ -174,13 +174,11 @@ def told_by_tokens(
     for band, ids_BN in enumerate(ids):
         label_BN = np.broadcast_to(class_B[:, None], ids_BN.shape)
         found[f"label_information_{band}"] = information(ids_BN, label_BN, rng)
-        ids_BHW = ids_BN.reshape(len(ids_BN), *config.grid(band))
+        ids_BHW = ids_BN.reshape(len(ids_BN), -1, config.grid(band)[1])
         for lag in LAGS:
             if lag < ids_BHW.shape[2]:
-                early_BM, late_BM = (
-                    part.reshape(len(ids_BN), -1)
-                    for part in (ids_BHW[..., :-lag], ids_BHW[..., lag:])
-                )
+                early_BM = ids_BHW[..., :-lag].reshape(len(ids_BN), -1)
+                late_BM = ids_BHW[..., lag:].reshape(len(ids_BN), -1)
                 found[f"lag_{lag}_information_{band}"] = information(early_BM, late_BM, rng)
         for name, (use, most) in code_use(config.n_codes[band]).items():
             value, low, high = jackknife(use, rng, ids_BN)
