@@ -124,9 +124,8 @@ def reconstruction(model: tsgen.Model, x: Array) -> float:
 
 
 def run(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
-    """Train, score, and say everything that a reader needs; a loss that diverged is a result."""
+    """Train and score; a loss that diverged is a result, too."""
     row: dict[str, Any] = {**cell._asdict(), "settings": settings_of(cell, budget)}
-    row["machine"] = measure.machine()
     row["n_train"], row["n_test"] = len(data.x_train), len(data.x_test)
     row["shape"] = data.x_train.shape[1:]
     began, cpu = time.perf_counter(), time.process_time()
@@ -148,10 +147,11 @@ def run(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
 
 def work(ledger: Ledger, wanted: list[Cell], folder: Path, budget: Budget) -> int:
     """Do what is left, in order; returns how many runs failed for a reason that is no result."""
-    n_failed = 0
+    n_failed, machine = 0, measure.machine()  # of now: commits made later are not what runs
     for cell in ledger.left(wanted, budget):
         try:
-            ledger.append(row := run(cell, read(folder / cell.set, budget), budget))
+            row = run(cell, read(folder / cell.set, budget), budget)
+            ledger.append(row | {"machine": machine})
             print(told(row), flush=True)
         except Exception:  # other runs do not depend on it; without a row it will be tried again
             traceback.print_exc()

@@ -39,28 +39,27 @@ BASE = "base"
 class Variant:
     """One factor's other setting: arguments of `tsgen.fit`, or fields of `tsgen.config.Preset`."""
 
-    factor: str
     fit: dict[str, Any] = field(default_factory=dict)
     preset: dict[str, Any] = field(default_factory=dict)
 
 
 VARIANTS = {
-    BASE: Variant("none"),
-    "Barlow Twins": Variant("objective", {"ssl": "barlow_twins"}),
-    "VICReg": Variant("objective", {"ssl": "vicreg"}),
-    "VIbCReg": Variant("objective", {"ssl": "vibcreg"}),
-    "BYOL": Variant("objective", {"ssl": "byol"}),
-    "SimSiam": Variant("objective", {"ssl": "simsiam"}),
-    "orthogonal codes": Variant("regularisation", {"orthogonal": 10.0}),
-    "cosine codes": Variant("quantiser", {"codebook": "cosine"}),
-    "FSQ": Variant("quantiser", {"codebook": "fsq"}),
-    "residual codes": Variant("quantiser", {"codebook": "residual"}),
-    "rotation gradient": Variant("gradient", {"gradient": "rotation"}),
-    "flat alignment": Variant("band alignment", preset={"band_alignment": "flat"}),
-    "mask keeps": Variant("mask polarity", preset={"mask_polarity": "keep"}),
-    "one band": Variant("bands", {"bands": 1}),
-    "VAE": Variant("family", {"family": "vae"}),
-    "timevqvae": Variant("preset", {"preset": "timevqvae"}),
+    BASE: Variant(),
+    "Barlow Twins": Variant({"ssl": "barlow_twins"}),
+    "VICReg": Variant({"ssl": "vicreg"}),
+    "VIbCReg": Variant({"ssl": "vibcreg"}),
+    "BYOL": Variant({"ssl": "byol"}),
+    "SimSiam": Variant({"ssl": "simsiam"}),
+    "orthogonal codes": Variant({"orthogonal": 10.0}),
+    "cosine codes": Variant({"codebook": "cosine"}),
+    "FSQ": Variant({"codebook": "fsq"}),
+    "residual codes": Variant({"codebook": "residual"}),
+    "rotation gradient": Variant({"gradient": "rotation"}),
+    "flat alignment": Variant(preset={"band_alignment": "flat"}),
+    "mask keeps": Variant(preset={"mask_polarity": "keep"}),
+    "one band": Variant({"bands": 1}),
+    "VAE": Variant({"family": "vae"}),
+    "timevqvae": Variant({"preset": "timevqvae"}),
 }
 
 

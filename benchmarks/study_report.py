@@ -249,7 +249,15 @@ def plan(found: Found, budget: Budget) -> list[str]:
         for C, L in [sizes[s]["shape"]]
     ]
     sets = table(["set", "channels × length", "train / test", "what"], rows)
-    return [*(f"- {name}: {fact}" for name, fact in facts.items()), "", *sets]
+    changes = [[v, f"`{change(v)}`"] for v in VARIANTS if v != BASE]
+    variants = table(["variant", "what differs from base"], changes)
+    return [*(f"- {name}: {fact}" for name, fact in facts.items()), "", *sets, *variants]
+
+
+def change(v: str) -> str:
+    """What a variant changes, as one writes it."""
+    changes = VARIANTS[v].fit | VARIANTS[v].preset
+    return ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
 def page(path: Path = RESULTS, budget: Budget | None = None) -> list[str]:
