@@ -124,25 +124,28 @@ def reconstruction(model: tsgen.Model, x: Array) -> float:
 
 
 def run(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
-    """Train and score; a loss that diverged is a result, too."""
+    """The row of a run; that its loss or its series stop being finite is a result, too."""
     row: dict[str, Any] = {**cell._asdict(), "settings": settings_of(cell, budget)}
     row["n_train"], row["n_test"] = len(data.x_train), len(data.x_test)
     row["shape"] = data.x_train.shape[1:]
-    began, cpu = time.perf_counter(), time.process_time()
     try:
-        model, row["seconds"] = trained(data, cell, budget)
+        return row | measured(cell, data, budget)
     except RunError as error:
         return row | {"error": str(error)}
-    row["cpu_seconds"] = time.process_time() - cpu
-    row["config"] = model.config.to_dict()
-    row |= scores(model, data, cell.seed, budget)
-    row["reconstruction"] = reconstruction(model, data.x_test)
+
+
+def measured(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
+    """Train and score."""
+    began, cpu = time.perf_counter(), time.process_time()
+    model, seconds = trained(data, cell, budget)
+    found: dict[str, Any] = {"seconds": seconds, "cpu_seconds": time.process_time() - cpu}
+    found |= scores(model, data, cell.seed, budget)
+    found["reconstruction"] = reconstruction(model, data.x_test)
     parts = (data.x_train, data.y_train, data.x_test, data.y_test)
-    row["probes"] = {
-        name: dataclasses.asdict(it)
-        for name, it in probes.probe(model, *parts, seed=FEATURES_SEED).items()
-    }
-    return row | {"total_seconds": time.perf_counter() - began}
+    probed = probes.probe(model, *parts, seed=FEATURES_SEED)
+    found["probes"] = {name: dataclasses.asdict(it) for name, it in probed.items()}
+    found["config"] = model.config.to_dict()
+    return found | {"total_seconds": time.perf_counter() - began}
 
 
 def work(ledger: Ledger, wanted: list[Cell], folder: Path, budget: Budget) -> int:

@@ -142,7 +142,7 @@ class Ledger:
         try:
             written = self.written()
             os.ftruncate(self.file.fileno(), len(written))
-            self.file.write(json.dumps(row).encode() + b"\n")
+            self.file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
             os.fsync(self.file.fileno())
         finally:
             fcntl.lockf(self.file, fcntl.LOCK_UN, 1, self.FAR)
