@@ -179,7 +179,7 @@ def beside_peer(found: Found) -> list[str]:
     each = [ranged(mean_interval(it)) for it in (base_SR, peer_SR, base_SR - peer_SR)]
     rows.append(["mean TSTR, %", *each])
     head = [f"over {len(sets)} sets", BASE, PEER, "difference"]
-    return [f"### {BASE} beside {PEER}", "", *table(head, rows)]
+    return table(head, rows)
 
 
 def representations(found: Found) -> list[str]:
@@ -260,13 +260,26 @@ def change(v: str) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
-def page(path: Path = RESULTS, budget: Budget | None = None) -> list[str]:
-    """All of it, in lines."""
-    budget = budget or Budget()
+def load(path: Path, budget: Budget) -> Found:
+    """The runs there are."""
     # a worker may be at it: behind the last line end is half a row
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    found = finished([json.loads(line) for line in lines], budget)
+    return finished([json.loads(line) for line in lines], budget)
+
+
+def page(path: Path = RESULTS) -> list[str]:
+    """docs/study.md between its marks."""
+    budget = Budget()
+    found = load(path, budget)
     if not found:
         return NOTHING
-    parts = (verdicts, generation, beside_peer, representations, each_set)
-    return [*plan(found, budget), *(line for part in parts for line in part(found))]
+    title = [f"### {BASE} beside {PEER}", ""]
+    parts = [plan(found, budget), verdicts(found), generation(found), title, beside_peer(found)]
+    return [line for part in [*parts, representations(found), each_set(found)] for line in part]
+
+
+def summary(path: Path = RESULTS) -> list[str]:
+    """For the README: base beside the preset with timevqvae's sizes and rules."""
+    lines = beside_peer(load(path, Budget()))
+    title = f"**Presets {BASE} and {PEER}**, the same short training ([all of it](docs/study.md))"
+    return [title, "", *lines] if lines else []

@@ -340,6 +340,7 @@ def few_resamples(monkeypatch):
 class TestReport:
     def test_nothing_yet(self, tmp_path):
         assert study_report.page(tmp_path / "none.jsonl") == study_report.NOTHING
+        assert study_report.summary(tmp_path / "none.jsonl") == []
 
     def test_other_settings_are_nothing(self, done, tmp_path):
         path = tmp_path / "study.jsonl"
@@ -364,6 +365,7 @@ class TestReport:
         base, other, difference = (float(cell.split()[0]) for cell in peer.split("|")[2:5])
         assert base - other == pytest.approx(difference, abs=0.11)
         assert other == 15
+        assert peer in study_report.summary(path)
 
     def test_ratios_and_points(self, tmp_path):
         lines = study_report.page(written(tmp_path / "s.jsonl", {"timevqvae": 1.0}))
