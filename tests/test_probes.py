@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 from tiny_models import tiny_model
 
 import tsgen
-from tsgen import formats, probes
+from tsgen import formats, probes, synthetic
 from tsgen.cli import main
 from tsgen.errors import ArgumentError, ArgumentTypeError
 from tsgen.information import (
@@ -129,6 +129,7 @@ def test_names(found):
         names |= {f"lag_{lag}_information_{band}" for lag in lags}
     assert set(found) == names
     assert all(it.n == 101 and it.low <= it.value <= it.high for it in found.values())
+    assert {type(it.value) for it in found.values()} == {float}
 
 
 def test_representations(model):
@@ -176,6 +177,15 @@ def test_classifiers_learn_from_train_and_are_judged_by_test(model):
     for name, it in right.items():  # what tokens tell does not depend on the training part
         if name[-1] in "01":
             assert it == turned[name]
+
+
+def test_of_a_trained_model():
+    train, test = (synthetic.cbf(60, seed=seed) for seed in (1, 2))
+    found = probes.probe(tsgen.load("cbf"), *train, *test)
+    assert found["linear_latents"].low > 0.6 > found["linear_latents"].baseline
+    told = found["label_information_0"]  # 60 series are too few for 1,024 codes, and it shows
+    assert told.value > 0.8
+    assert told.low < told.baseline < told.high
 
 
 def test_use_of_codes(found, model):

@@ -31,7 +31,7 @@ def counted_entropy(counts: npt.ArrayLike) -> float:
 def entropy(counts: npt.ArrayLike) -> float:
     """Miller–Madow's estimate of the entropy that the counts, of any shape, were drawn from."""
     n = np.asarray(counts)
-    return counted_entropy(n) + (np.count_nonzero(n) - 1) / (2 * float(n.sum()))
+    return counted_entropy(n) + (int(np.count_nonzero(n)) - 1) / (2 * int(n.sum()))
 
 
 def mutual_information(a: Ints, b: Ints) -> float:

@@ -201,7 +201,7 @@ def code_use(n_codes: int) -> dict[str, tuple[Callable[[Ints], float], float]]:
     return {
         "entropy": (lambda ids: counted_entropy(counts(ids)), float(np.log(n_codes))),
         "perplexity": (lambda ids: float(np.exp(counted_entropy(counts(ids)))), n_codes),
-        "usage": (lambda ids: np.count_nonzero(counts(ids)) / n_codes, 1.0),
+        "usage": (lambda ids: float((counts(ids) > 0).mean()), 1.0),
     }
 
 
