@@ -116,11 +116,16 @@ def scores(model: tsgen.Model, data: Data, seed: int, budget: Budget) -> dict[st
     }
 
 
+@torch.no_grad()
 def reconstruction(model: tsgen.Model, x: Array) -> float:
     """Mean squared error of test series, of the variance of the training ones."""
-    again = model.decode(model.encode(x))
-    difference = model.scaler.apply(again) - model.scaler.apply(x)
-    return float(np.square(difference, dtype=np.float64).mean())
+    scaled = model.scaler.apply(x)
+    if model.config.family == "vae":
+        vae = model.network.vae
+        again = vae.decode(vae.encode(torch.from_numpy(scaled)).mean_BD).numpy()
+    else:
+        again = model.scaler.apply(model.decode(model.encode(x)))
+    return float(np.square(again - scaled, dtype=np.float64).mean())
 
 
 def run(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
@@ -172,6 +177,15 @@ def told(row: dict[str, Any]) -> str:
     return f"{place}: {fid}, {tstr} ({row['trtr']:.1%}), {row['total_seconds']:.0f} s"
 
 
+def listed(done: dict[Cell, dict[str, Any]], wanted: list[Cell]) -> list[str]:
+    """A line about each run that is done, and how much is left."""
+    rows = [done[cell] for cell in wanted if cell in done]
+    seconds = [row["total_seconds"] for row in rows if "error" not in row]
+    hours = (len(wanted) - len(rows)) * sum(seconds) / max(1, len(seconds)) / 3600
+    left = f"the rest takes about {hours:.1f} worker hours" if seconds else ""
+    return [*map(told, rows), f"{len(rows)} of {len(wanted)} runs are done; {left}".rstrip("; ")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/ucr"))
@@ -186,9 +200,7 @@ def main() -> int:
     wanted = cells(args.sets, args.variants, args.seeds)
     with Ledger(args.results) as ledger:
         if args.list:
-            done = finished(ledger.rows(), budget)
-            print(*(told(done[cell]) for cell in wanted if cell in done), sep="\n")
-            print(f"{sum(cell in done for cell in wanted)} of {len(wanted)} runs are done")
+            print("\n".join(listed(finished(ledger.rows(), budget), wanted)))
             return 0
         if torch.get_num_threads() != 1:
             parser.error("wanted OMP_NUM_THREADS=1: a worker a core, and the same sums in each")

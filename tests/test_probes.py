@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from tiny_models import tiny_model
@@ -222,6 +223,32 @@ def test_one_band_and_other_labels():
     found = tsgen.probe(model, x, names, x[:9], names[:9])
     assert not any(name.endswith("_1") for name in found)
     assert found["linear_latents"].n == 9
+
+
+def test_vae():
+    x, y = steps(20, 1)
+    model = tsgen.fit(x, y, family="vae", steps=1, batch_size=8, device="cpu", progress=False)
+    assert set(tsgen.probe(model, x, y, x[:9], y[:9])) == {
+        f"{name}_latents" for name in CLASSIFIERS
+    }
+    mean_BD = model.network.vae.encode(torch.from_numpy(model.scaler.apply(x))).mean_BD
+    np.testing.assert_array_equal(probes.represent(model, x)[0]["latents"], mean_BD.detach())
+
+
+@pytest.mark.parametrize("codebook", ["fsq", "residual"])
+def test_other_quantisers(codebook):
+    how = {"codebook": codebook, "n_quantisers": 3}
+    if codebook == "fsq":
+        how |= {"levels": (4, 3, 3, 3)}
+    model = tiny_model(length=L, tokenizer=how, n_codes=(108, 108))
+    x, y = steps(20, 1)
+    means, ids = probes.represent(model, x)
+    np.testing.assert_array_equal(np.concatenate(ids, 1), model.encode(x))
+    assert means["tokens"].shape == (20, 216)
+    np.testing.assert_allclose(means["tokens"].sum(1), 2, rtol=1e-6)
+    found = tsgen.probe(model, x, y, x[:9], y[:9])
+    lags = {key[4] + key[-1] for key in found if key.startswith("lag")}
+    assert lags == {"10", "20", "11", "21", "41"}  # of columns, not of depths
 
 
 X, Y = steps(20, 1)

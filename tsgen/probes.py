@@ -68,7 +68,8 @@ def probe(
     seed: of the shuffles, and of the groups that intervals leave out.
     knn_*, linear_*, svm_* of latents, codes, tokens: test accuracy of 5 nearest neighbours, ridge
         (`tsgen.rocket`), and an SVM (RBF, scikit-learn's defaults) on standardised means. "latents"
-        are of length 1, as the codebook takes them; "codes" what the decoder gets for them.
+        are of length 1, as the codebook takes them; "codes" what the decoder gets for them. A vae
+        has only "latents", the posterior's mean, and nothing of what follows.
     label_information_i: between a token anywhere in a series and its class, nats.
     lag_k_information_i: between tokens k columns apart, nats. Shuffled over series, so that its
         baseline holds what the places alone tell. Left out where there are not so many columns.
@@ -136,7 +137,7 @@ def check_sklearn() -> None:
 @torch.no_grad()
 def represent(model: Model, x_BCL: Floats) -> tuple[dict[str, Doubles], list[Ints]]:
     """Means over places by kind, (n, D), bands side by side; and the tokens of each band (n, N)."""
-    like = model.network.tokenizer.window_W  # its device and dtype
+    like = model.network.like  # its device and dtype
     chunks = torch.from_numpy(model.scaler.apply(x_BCL)).split(CHUNK)
     found = [represent_chunk(model, chunk.to(like)) for chunk in chunks]
     kinds = {
@@ -149,6 +150,8 @@ def represent(model: Model, x_BCL: Floats) -> tuple[dict[str, Doubles], list[Int
 
 def represent_chunk(model: Model, x_BCL: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
     """`represent`, of scaled series."""
+    if model.config.family == "vae":  # one latent vector a series, and no tokens
+        return {"latents": model.network.vae.encode(x_BCL).mean_BD}, []
     tokenizer = model.network.tokenizer
     inner = tokenizer.prepare(x_BCL)
     means: dict[str, list[Tensor]] = {"latents": [], "codes": [], "tokens": []}
