@@ -45,6 +45,16 @@ __device__ __forceinline__ float gelu(float x) {
   return fmaxf(x, 0.0f) - a * exp2f(p);
 }
 
+// 0, of which the compiler does not know: what is computed with it is computed where it is used, and
+// not kept in registers through a loop around.
+__device__ __forceinline__ int not_yet() {
+  int zero = 0;
+#ifdef __CUDA_ARCH__
+  asm volatile("mov.u32 %0, 0;" : "=r"(zero));
+#endif
+  return zero;
+}
+
 // 2^x to 2 units in the last place; what is not normal is 0.
 __device__ __forceinline__ float exp2_fast(float x) {
 #ifdef __CUDA_ARCH__
