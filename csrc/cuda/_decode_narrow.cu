@@ -2,71 +2,17 @@
 // draws.cuh for the law, _decode.cu for wider ones.
 //
 // From the last layer's queries on only masked places go on, in rows packed anew. The head is a
-// product of all rows for the sums of each piece of the codes; then rows are put in the order of the
-// pieces that their u fell into, so that a warp needs few of those once more.
+// product of all rows for the sums of each piece of the codes; then rows are put in the order of
+// the pieces that their u fell into, so that a warp needs few of those once more.
+#include "cuda/decode_room.cuh"
 #include "cuda/decode_weights.cuh"
-#include "cuda/draws.cuh"
 #include "cuda/narrow.cuh"
 #include "ops_cuda.h"
 
 namespace tsgen::cuda {
 namespace {
 
-constexpr int MOST_PIECES = 16, NOT_FOUND = PANEL_ROWS;
-
-// Where a CTA keeps what the layers do not know of; the sums stand where x was.
-struct DecodeRoom {
-  NarrowRoom layers;
-  int n;              // sequences of a CTA; each goes through twice where there is guidance
-  int piece, pieces;  // panels of a piece of the codes; pieces
-  int sums, order, table;  // in bytes
-  int each, first_head, n_panels;  // panels of a layer; before the head's; of a step, these once
-  DrawRoom draws;
-};
-
-DecodeRoom decode_room(const DecodeSizes& z, int n) {
-  DecodeRoom room;
-  room.layers = narrow_room(z.block, z.guided ? 2 * n : n);
-  room.n = n;
-  const int panels = (int)ceil_div(z.K, PANEL_ROWS);
-  room.piece = (int)ceil_div(panels, MOST_PIECES);
-  room.pieces = (int)ceil_div(panels, room.piece);
-  const int rows = n * z.N;
-  room.sums = room.layers.x;
-  const int sums_end = room.sums + rows * room.pieces * (int)sizeof(PieceSums);
-  room.order = round_up(max(sums_end, room.layers.n_bytes), 16);
-  room.table = round_up(room.order + 4 * rows, 16);
-  const LayerPanels<Half> layer{z.block};
-  room.each = layer.count();
-  room.first_head = z.n_layers * room.each + layer.of_width(z.block.D);
-  room.n_panels = room.first_head + panels;
-  room.draws = draw_room(room.table + room.n_panels * (int)sizeof(PanelSource<Half>), n, z.N);
-  return room;
-}
-
-// The most sequences of a CTA that fit into so many bytes of shared memory, 0 if none does.
-int most_sequences(const DecodeSizes& z, int64_t n_bytes) {
-  int n = most_narrow(z.block.T) / (z.guided ? 2 : 1);
-  while (n > 0 && decode_room(z, n).draws.end > n_bytes) --n;
-  return n;
-}
-
-// All panels of all steps, in the order in which Decoder takes them, from a table of those of one:
-// the layers', the head's first layer's, and the head's, which go by twice.
-template <typename T>
-struct DecodePanels {
-  const DecodeRoom& room;
-  const PanelSource<T>* table;
-  int i, steps;  // of the step; steps left
-
-  __device__ PanelSource<T> next() {
-    if (steps == 0) return {};
-    const int twice = room.n_panels + room.n_panels - room.first_head;
-    const PanelSource<T> source = table[i < room.n_panels ? i : i - twice + room.n_panels];
-    if (++i == twice) i = 0, --steps;
-    return source;
-  }
-};
+constexpr int NOT_FOUND = PANEL_ROWS;
 
 template <typename T, bool full>
 struct Decoder {
@@ -74,21 +20,23 @@ struct Decoder {
   const DecodeSizes& z;
   const DecodeRoom& room;
   const DecodeRequest& request;
+  const DecodePlan& plan;
   NarrowTile<T, full> tile;
   char* shared;
   PanelRing<T, DecodePanels<T>> panels;
 
   __device__ Decoder(char* memory, const DecodeWeights<T>& weights, const DecodeSizes& sizes,
-                     const DecodeRoom& where, const DecodeRequest& asked, const DecodePlan& plan)
+                     const DecodeRoom& where, const DecodeRequest& asked, const DecodePlan& steps)
       : w(weights),
         z(sizes),
         room(where),
         request(asked),
+        plan(steps),
         tile(memory, sizes.block, where.layers),
         shared(memory),
         panels((T*)memory, where.layers.depth,
-               {where, (const PanelSource<T>*)(memory + where.table),
-                weights.first ? where.first_head : 0, steps_of(plan)}) {}
+               {where, memory,
+                n_steps() * DecodePanels<T>::STEP + (weights.first ? where.first_head : 0)}) {}
 
   __device__ Draws draws() const {
     return Draws(shared + not_yet(), room.draws, z, request, room.n);
@@ -104,20 +52,25 @@ struct Decoder {
     const int D = z.block.D, n_layers = z.n_layers * room.each;
     PanelSource<T>* const table = (PanelSource<T>*)(shared + room.table);
     for (int i = threadIdx.x; i < room.n_panels; i += blockDim.x)
-      table[i] =
-          i < n_layers ? layer.at(w.layer[i / room.each], i % room.each)
-          : i < room.first_head ? layer.part(w.head_in, i - n_layers, D, D, D)
-                                : layer.part(w.head, i - room.first_head, z.K, D, D);
+      table[i] = i < n_layers          ? layer.at(w.layer[i / room.each], i % room.each)
+                 : i < room.first_head ? layer.part(w.head_in, i - n_layers, D, D, D)
+                                       : layer.part(w.head, i - room.first_head, z.K, D, D);
     __syncthreads();
   }
 
-  __device__ static int row_of_warp() { return threadIdx.x / WARP * TILE; }
+  __device__ static int row_of_warp() { return thread_now() / WARP * TILE; }
 
-  // Steps until nothing is masked.
-  __device__ static int steps_of(const DecodePlan& plan) {
-    int n = 1;
-    while (n < plan.n_steps && plan.left[n - 1] > 0) ++n;
-    return min(n, plan.n_steps);
+  // Masked places before a step. Asked for anew wherever it is used, see not_yet().
+  __device__ int count_at(int step) const {
+    step += not_yet();
+    return step == 0 ? z.N : plan.left[step - 1];
+  }
+
+  // Until nothing is masked.
+  __device__ int n_steps() const {
+    int n = 0;
+    while (n < plan.n_steps && count_at(n) > 0) ++n;
+    return n;
   }
 
   // This warp's part of the rows of masked places, `count` of each of n sequences.
@@ -130,7 +83,7 @@ struct Decoder {
     for (int m = threadIdx.x / WARP; m < room.layers.G * T_; m += NARROW_WARPS) {
       const int g = m / T_ % room.n, pass = m / T_ / room.n, n = m % T_ - 1;
       const int64_t b = draws.sequence(g);
-      for (int i = threadIdx.x % WARP; i < D; i += WARP) {
+      for (int i = thread_now() % WARP; i < D; i += WARP) {
         float y;
         if (n < 0) {
           y = w.classes[draws.class_of(pass, g) * D + i];
@@ -145,28 +98,27 @@ struct Decoder {
   }
 
   // h at the masked places, by all layers
-  __device__ __forceinline__ void hidden(int count) {
+  __device__ __forceinline__ void hidden(int step) {
     embed();
     const Draws draws = this->draws();
-    const Places places{masked(room.layers.G, count), tile.all.at + NARROW_ROWS};
-    const int r = threadIdx.x % TILE;  // twice, by two lanes
+    const Places places = tile.places(count_at(step));
+    const int r = thread_now() % TILE;  // twice, by two lanes
     if (places.rows.there(r)) {
       const int s = places.rows.sequence(r);
-      places.at[r] = s * z.block.T + 1 + draws.place[s % room.n * z.N + places.rows.among(r)];
+      tile.at[places.at + r] =
+          s * z.block.T + 1 + draws.place[s % room.n * z.N + places.rows.among(r)];
     }
     __syncwarp();
-    Places mine = tile.all;
-    for (int l = 0; l < z.n_layers; ++l) {
-      const bool last = l + 1 == z.n_layers;
-      if (last) mine = places;
-      tile.layer(w.layer[l], panels, mine, last);
-    }
-    head_in(places);
+    for (int l = 0; l < z.n_layers; ++l)
+      tile.layer(w.layer[l], panels, l + 1 < z.n_layers ? 0 : count_at(step));
+    head_in(count_at(step));
   }
 
   // h = LN(gelu(W x + b))
-  __device__ __forceinline__ void head_in(const Places& places) {
+  __device__ __forceinline__ void head_in(int count) {
     const int D = tile.D();
+    const Places places = tile.places(count);
+    if (!places.rows.there(0)) return tile.skip(panels, LayerPanels<T>{z.block}.of_width(D));
     Packed y;
     Wide wide;
     tile.read(places, wide);
@@ -206,7 +158,7 @@ struct Decoder {
   // c = logits of a panel's codes for 16 rows, -infinity behind the last code
   __device__ __forceinline__ void logits(const Packed& a, const Slabs<T>& panel, int code,
                                          Narrow& c) const {
-    const int first = code + tile.pair(), left = z.K - first;
+    const int first = code + tile_pair(), left = z.K - first;
     const float* const bias = w.head_bias + first;
 #pragma unroll
     for (int j = 0; j < 8; ++j)
@@ -220,8 +172,7 @@ struct Decoder {
   __device__ __forceinline__ PieceSums sums_of(const Narrow& c, int i) const {
     float largest = -INFINITY, tempered = 0, plain = 0;
 #pragma unroll
-    for (int j = 0; j < 8; ++j)
-      largest = fmaxf(largest, fmaxf(c[j].at[2 * i], c[j].at[2 * i + 1]));
+    for (int j = 0; j < 8; ++j) largest = fmaxf(largest, fmaxf(c[j].at[2 * i], c[j].at[2 * i + 1]));
     largest = over_lanes<4>(largest, Max());
 #pragma unroll
     for (int j = 0; j < 8; ++j)
@@ -239,10 +190,10 @@ struct Decoder {
   __device__ PieceSums added(const PieceSums& a, const PieceSums& b) const {
     const float largest = fmaxf(a.largest, b.largest);
     const float from_a = a.largest - largest, from_b = b.largest - largest;
-    return {largest,
-            a.tempered * exp2_fast(from_a * z.sharpness) +
-                b.tempered * exp2_fast(from_b * z.sharpness),
-            a.plain * exp2_fast(from_a * LOG2_E) + b.plain * exp2_fast(from_b * LOG2_E)};
+    return {
+        largest,
+        a.tempered * exp2_fast(from_a * z.sharpness) + b.tempered * exp2_fast(from_b * z.sharpness),
+        a.plain * exp2_fast(from_a * LOG2_E) + b.plain * exp2_fast(from_b * LOG2_E)};
   }
 
   // sums (rows, pieces)
@@ -259,11 +210,10 @@ struct Decoder {
       PieceSums found[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) found[i] = sums_of(c, i);
-      if (threadIdx.x % 4 != 0) continue;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int r = tile.row() + 8 * i;
-        if (!rows.there(r)) continue;
+        const int r = tile_row() + 8 * i;
+        if (!rows.there(r) || thread_now() % 4 != 0) continue;
         PieceSums& to = sums[(rows.first + r) * room.pieces + panel / room.piece];
         to = panel % room.piece ? added(to, found[i]) : found[i];
       }
@@ -296,17 +246,17 @@ struct Decoder {
     const Owned rows = masked(room.n, count);
     const int last = rows.n - 1;
     Packed a;
-    load_rows(a, tile.a, order[min(rows.first + (int)threadIdx.x % 16, last)], tile.D());
+    load_rows(a, tile.a, order[min(rows.first + (int)(thread_now() % 16), last)], tile.D());
     int mine[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) mine[i] = order[min(rows.first + tile.row() + 8 * i, last)];
+    for (int i = 0; i < 2; ++i) mine[i] = order[min(rows.first + tile_row() + 8 * i, last)];
     for (int code = 0, panel = 0; code < z.K; code += PANEL_ROWS, ++panel) {
       const Slabs<T> weights = panels.take();
       const int piece = panel / room.piece;
       bool wants[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i)
-        wants[i] = rows.there(tile.row() + 8 * i) && draws.wanted[mine[i]].piece == piece;
+        wants[i] = rows.there(tile_row() + 8 * i) && draws.wanted[mine[i]].piece == piece;
       if (!__any_sync(ALL_LANES, wants[0] || wants[1])) continue;
       Narrow c;
       logits(a, weights, code, c);
@@ -319,12 +269,12 @@ struct Decoder {
     __syncthreads();
   }
 
-  // Row r, whose logits are those with 2 i and 2 i + 1 in the warp's four lanes, looks for its code.
-  // By rounding its sum may not be reached: then it is the last code that weighs anything.
+  // Row r, whose logits are those with 2 i and 2 i + 1 in the warp's four lanes, looks for its
+  // code. By rounding its sum may not be reached: then it is the last code that weighs anything.
   __device__ __forceinline__ void search_panel(const Draws& draws, const Narrow& c, int i, int code,
                                                int r, float largest, bool wants) const {
     const double rest = draws.wanted[r].rest;
-    const int pair = tile.pair();
+    const int pair = tile_pair();
     double before = 0;
     int found = NOT_FOUND, heavy = -1;
 #pragma unroll
@@ -337,7 +287,7 @@ struct Decoder {
 #pragma unroll
       for (int step = 1; step < 4; step *= 2) {
         const double other = __shfl_up_sync(ALL_LANES, upto, step, 4);
-        if ((int)threadIdx.x % 4 >= step) upto += other;
+        if ((int)(thread_now() % 4) >= step) upto += other;
       }
       const double passed[2] = {before + (upto - weight[1]), before + upto};
 #pragma unroll
@@ -358,33 +308,31 @@ struct Decoder {
 #pragma unroll
       for (int e = 0; e < 2; ++e)
         if (8 * j + e == at - pair) logit = c[j].at[2 * i + e];
-    if (at >= 0 && at / 2 % 4 == (int)threadIdx.x % 4) draws.draw(r, code + at, logit);
-    if (threadIdx.x % 4 != 0) return;
+    if (at >= 0 && at / 2 % 4 == (int)(thread_now() % 4)) draws.draw(r, code + at, logit);
+    if (thread_now() % 4 != 0) return;
     if (found == NOT_FOUND)
       draws.wanted[r].rest = rest - before;
     else
       draws.wanted[r].piece = -1;
   }
 
-  __device__ void run(const DecodePlan& plan) {
+  __device__ void run() {
     fill_table();
     panels.start();
     draws().begin();
-    tile.clear_keys();
-    int count = z.N;
-    for (int step = 0; step < steps_of(plan); ++step) {
+    tile.attention.clear_keys();
+    for (int step = 0; step < plan.n_steps && count_at(step) > 0; ++step) {
       if (step == 0 && w.first)
         hidden_known();
       else
-        hidden(count);
+        hidden(step);
       __syncthreads();
-      if (z.guided) guide(room.n * count);
-      sum_pieces(count);
-      draws().choose(sums(), room.pieces, count, step);
-      sort_rows(room.n * count);
-      search(count);
-      draws().remask(count, plan.left[step], plan.noise[step]);
-      count = plan.left[step];
+      if (z.guided) guide(room.n * count_at(step));
+      sum_pieces(count_at(step));
+      draws().choose(sums(), room.pieces, count_at(step), step);
+      sort_rows(room.n * count_at(step));
+      search(count_at(step));
+      draws().remask(count_at(step), plan.left[step], plan.noise[step]);
     }
     panels.stop();
     draws().end();
@@ -399,7 +347,7 @@ __global__ void __launch_bounds__(NARROW_THREADS, 1)
                          const __grid_constant__ DecodeRequest request,
                          const __grid_constant__ DecodePlan plan) {
   Decoder<T, full> decoder(&shared<char>(), weights, sizes, room, request, plan);
-  decoder.run(plan);
+  decoder.run();
 }
 
 template <typename T>

@@ -45,7 +45,7 @@ struct DecodePlan {
   double noise[MOST_STEPS];  // weight of the noise on the confidence
 };
 
-// Layers up to 128 wide, of less than 80 tokens, have a faster kernel, see _decode_narrow.cu.
+// Layers up to 128 wide, of less than 80 tokens, have faster kernels, see narrow.cuh.
 constexpr int NARROW = 128, NARROW_TOKENS = 80;
 inline bool is_narrow(const BlockSizes& z) {
   return z.D <= NARROW && z.H * z.Dh <= NARROW && z.F <= NARROW && z.Dh <= 64 &&
@@ -53,6 +53,6 @@ inline bool is_narrow(const BlockSizes& z) {
 }
 void decode_narrow(const Launch& on, const DecodeTables& tables, const DecodeSizes& sizes,
                    const DecodeRequest& request, const DecodePlan& plan);
-int64_t decode_narrow_shared(const DecodeSizes& sizes);
+int64_t decode_narrow_shared(const DecodeSizes& sizes);  // INT64_MAX: too many tokens, twice
 
 }  // namespace tsgen::cuda

@@ -1,5 +1,5 @@
-// What a CTA knows of the draws of its sequences: the law of tsgen/sampler.py, with no known tokens,
-// no top_k and no top_p, behind the logits.
+// What a CTA knows of the draws of its sequences: the law of tsgen/sampler.py, with no known
+// tokens, no top_k and no top_p, behind the logits.
 //
 // A row is a masked place: row g count + j the j-th one of sequence g. Codes stand in pieces of
 // which sums are kept, so that a row has to look for its code in one of them alone.
@@ -53,8 +53,8 @@ __device__ inline double uniform(uint32_t high, uint32_t low) {
 struct Draws {
   const DecodeSizes& z;
   const DecodeRequest& request;
-  int n;          // sequences
-  int64_t first;  // of the request
+  int n;                     // sequences
+  int64_t first;             // of the request
   int *ids, *place, *drawn;  // (n, N), (n, N), rows
   float* logp;
   double* confidence;
@@ -144,8 +144,7 @@ struct Draws {
       const double own = confidence[r];
       int lower = 0;  // than r in confidence; on a tie the lower position stays
 #pragma unroll 4
-      for (int i = 0; i < count; ++i)
-        lower += row[i] < own || (row[i] == own && i > r % count);
+      for (int i = 0; i < count; ++i) lower += row[i] < own || (row[i] == own && i > r % count);
       wanted[r].piece = lower < again;  // masked, from now on
     }
     __syncthreads();
@@ -155,7 +154,7 @@ struct Draws {
 
   // Of sequence g, by a warp: new ids of what is kept, new places of what is masked.
   __device__ void take_places(int g, int count) const {
-    const int lane = threadIdx.x % WARP;
+    const int lane = thread_now() % WARP;
     int* const places = place + g * z.N;
     int n_masked = 0;
     bool wrong = false;

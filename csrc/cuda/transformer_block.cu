@@ -34,18 +34,17 @@ __global__ void __launch_bounds__(NARROW_THREADS, 1)
   const LayerPanels<T> layer{sizes};
   PanelSource<T>* const table = (PanelSource<T>*)(memory + room.n_bytes);
   for (int i = threadIdx.x; i < layer.count(); i += NARROW_THREADS) table[i] = layer.at(weights, i);
-  tile.clear_keys();
+  tile.attention.clear_keys();
 
   const int D = tile.D(), M = room.G * sizes.T;
   const int64_t first = (int64_t)blockIdx.x * M;
   for (int m = threadIdx.x / WARP; m < M; m += NARROW_WARPS)
     for (int i = threadIdx.x % WARP; i < D; i += WARP)
-      tile.x[m * D + (i ^ tile.twist(m))] =
-          first + m < n_rows ? load(x[(first + m) * D + i]) : 0;
+      tile.x[m * D + (i ^ tile.twist(m))] = first + m < n_rows ? load(x[(first + m) * D + i]) : 0;
   __syncthreads();
   PanelRing<T, TablePanels<T>> panels((T*)memory, room.depth, {table, layer.count()});
   panels.start();
-  tile.layer(weights, panels, tile.all, false);
+  tile.layer(weights, panels, 0);
   panels.stop();
   __syncthreads();
   for (int m = threadIdx.x / WARP; m < M; m += NARROW_WARPS)
@@ -66,8 +65,8 @@ void start_narrow(const Launch& on, const T* x, T* out, const BlockWeights<T>& w
   const int G = together(S, fit, on.device);
   const auto kernel = sizes.D == WIDTH ? transformer_block_narrow_kernel<T, true>
                                        : transformer_block_narrow_kernel<T, false>;
-  launch(on, kernel, ceil_div(S, G), NARROW_THREADS, narrow_bytes(sizes, G), x, out, weights,
-         sizes, narrow_room(sizes, G), S * sizes.T);
+  launch(on, kernel, ceil_div(S, G), NARROW_THREADS, narrow_bytes(sizes, G), x, out, weights, sizes,
+         narrow_room(sizes, G), S * sizes.T);
 }
 
 template <typename T>

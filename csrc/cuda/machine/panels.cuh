@@ -10,8 +10,8 @@ namespace tsgen::cuda {
 constexpr int PANEL_ROWS = 64, MOST_DEPTH = 128;  // a panel's outputs, and their inputs
 constexpr int PANELS = 4, PANEL_THREADS = 256;    // of a ring; those that copy
 
-// Rows of up to 64 numbers of 16 bits, 128 bytes each, whose pieces of 16 bytes are exchanged by the
-// row: eight rows' pieces of the same columns are in all banks.
+// Rows of up to 64 numbers of 16 bits, 128 bytes each, whose pieces of 16 bytes are exchanged by
+// the row: eight rows' pieces of the same columns are in all banks.
 template <typename T>
 struct Slab {
   T* base;
@@ -68,19 +68,43 @@ struct PanelRing {
   // Before the kernel ends.
   __device__ void stop() const { wait_for_copies<0>(); }
 
-  // Begins to copy to panel i, with zeros behind its ends up to 32 rows and 64 columns.
+  // Begins to copy to panel i.
   __device__ __forceinline__ void begin(int i, const PanelSource<T>& source) {
-    const int shift = source.K > 64 ? 4 : 3, at_once = PANEL_THREADS >> shift;
-    const int k = (threadIdx.x & (1 << shift) - 1) * 8, first = threadIdx.x >> shift;
-    const int n_bytes = 2 * max(0, min(8, source.K - k)), end = round_up(source.n, 32);
-    const T* from = source.rows + (int64_t)first * source.stride + k;
-    T* place = panel(i).at(first, k);  // of rows of the same remainder by 8, which are exchanged alike
-    for (int row = first; row < end && threadIdx.x < PANEL_THREADS; row += at_once) {
-      const bool there = row < source.n && n_bytes;
-      copy_up_to_16(place, there ? from : source.rows, there ? n_bytes : 0);
-      from += at_once * source.stride, place += at_once * 64;
+    if (threadIdx.x < PANEL_THREADS) {
+      if (source.n == PANEL_ROWS && source.K == MOST_DEPTH)
+        copy_whole(panel(i), source);
+      else
+        copy_part(panel(i), source);
     }
     end_copies();
+  }
+
+  // All that a panel holds, each thread a piece of every 16th row.
+  __device__ __forceinline__ static void copy_whole(const Slabs<T>& to,
+                                                    const PanelSource<T>& source) {
+    constexpr int pieces = MOST_DEPTH / 8, at_once = PANEL_THREADS / pieces;
+    const unsigned thread = thread_now();
+    const int row = thread / pieces, k = thread % pieces * 8;
+    const T* from = source.rows + (row * source.stride + k);
+    T* const place = to.at(row, k);
+#pragma unroll
+    for (int u = 0; u < PANEL_ROWS / at_once; ++u, from += at_once * source.stride)
+      copy_16(place + u * at_once * 64, from);
+  }
+
+  // Less, with zeros behind it up to 32 rows and 64 columns.
+  __device__ __forceinline__ static void copy_part(const Slabs<T>& to,
+                                                   const PanelSource<T>& source) {
+    const int shift = source.K > 64 ? 4 : 3;  // of the number of pieces of a row
+    const int thread = thread_now(), end = round_up(source.n, 32);
+    const int k = (thread & ((1 << shift) - 1)) * 8;
+    const int n_bytes = 2 * max(0, min(8, source.K - k));
+#pragma unroll 1
+    for (int row = thread >> shift; row < end; row += PANEL_THREADS >> shift) {
+      const bool there = row < source.n && n_bytes > 0;
+      copy_up_to_16(to.at(row, k), source.rows + (there ? row * source.stride + k : 0),
+                    there ? n_bytes : 0);
+    }
   }
 };
 
@@ -94,8 +118,8 @@ __device__ __forceinline__ void load_rows(FragmentA (&a)[steps], const Slabs<T>&
   for (int s = 0; s < steps; ++s) {
     a[s] = {};
     if (16 * s < K)
-      load_matrices<false>(a[s].word, rows.slab(s / 4).at(row, s % 4 * 16 +
-                                                          threadIdx.x % WARP / 16 * 8));
+      load_matrices<false>(a[s].word,
+                           rows.slab(s / 4).at(row, s % 4 * 16 + thread_now() % WARP / 16 * 8));
   }
 }
 
@@ -104,7 +128,7 @@ __device__ __forceinline__ void load_rows(FragmentA (&a)[steps], const Slabs<T>&
 template <typename T, int steps>
 __device__ __forceinline__ void multiply(FragmentC* c, const FragmentA (&a)[steps],
                                          const Slabs<T>& panel, int n, int K) {
-  const int lane = threadIdx.x % WARP + not_yet();
+  const int lane = thread_now() % WARP;
   const int row = lane / 16 * 8 + lane % 8, k = lane / 8 % 2 * 8;
   const T* at[4];  // of the steps of a slab; rows and slabs are whole numbers of bytes behind
 #pragma unroll
