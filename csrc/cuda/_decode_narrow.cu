@@ -60,11 +60,8 @@ struct Decoder {
 
   __device__ static int row_of_warp() { return thread_now() / WARP * TILE; }
 
-  // Masked places before a step. Asked for anew wherever it is used, see not_yet().
-  __device__ int count_at(int step) const {
-    step += not_yet();
-    return step == 0 ? z.N : plan.left[step - 1];
-  }
+  // Masked places before a step.
+  __device__ int count_at(int step) const { return step == 0 ? z.N : plan.left[step - 1]; }
 
   // Until nothing is masked.
   __device__ int n_steps() const {
@@ -98,10 +95,10 @@ struct Decoder {
   }
 
   // h at the masked places, by all layers
-  __device__ __forceinline__ void hidden(int step) {
+  __device__ __forceinline__ void hidden(int count) {
     embed();
     const Draws draws = this->draws();
-    const Places places = tile.places(count_at(step));
+    const Places places = tile.places(count);
     const int r = thread_now() % TILE;  // twice, by two lanes
     if (places.rows.there(r)) {
       const int s = places.rows.sequence(r);
@@ -110,8 +107,8 @@ struct Decoder {
     }
     __syncwarp();
     for (int l = 0; l < z.n_layers; ++l)
-      tile.layer(w.layer[l], panels, l + 1 < z.n_layers ? 0 : count_at(step));
-    head_in(count_at(step));
+      tile.layer(w.layer[l], panels, l + 1 < z.n_layers ? 0 : count);
+    head_in(count);
   }
 
   // h = LN(gelu(W x + b))
@@ -321,18 +318,20 @@ struct Decoder {
     panels.start();
     draws().begin();
     tile.attention.clear_keys();
-    for (int step = 0; step < plan.n_steps && count_at(step) > 0; ++step) {
+    int count = z.N;
+    for (int step = 0; step < plan.n_steps && count > 0; ++step) {
       if (step == 0 && w.first)
         hidden_known();
       else
-        hidden(step);
+        hidden(count);
       __syncthreads();
-      if (z.guided) guide(room.n * count_at(step));
-      sum_pieces(count_at(step));
-      draws().choose(sums(), room.pieces, count_at(step), step);
-      sort_rows(room.n * count_at(step));
-      search(count_at(step));
-      draws().remask(count_at(step), plan.left[step], plan.noise[step]);
+      if (z.guided) guide(room.n * count);
+      sum_pieces(count);
+      draws().choose(sums(), room.pieces, count, step);
+      sort_rows(room.n * count);
+      search(count);
+      draws().remask(count, plan.left[step], plan.noise[step]);
+      count = plan.left[step];
     }
     panels.stop();
     draws().end();
