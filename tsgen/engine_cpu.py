@@ -27,11 +27,9 @@ class CpuEngine:
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
-        if network.config.family == "vae":
-            return "draws tokens, and a vae has none"
-        if network.config.tokenizer.depth > 1:
-            return "takes one token a place, not the several of a residual codebook"
-        like = network.tokenizer.window_W
+        if why := no_token_a_place(network):
+            return why
+        like = network.like
         if like.device.type != "cpu" or like.dtype != torch.float32:
             return f"takes float32 weights on the CPU, not {like.dtype} on {like.device}"
         try:
@@ -108,6 +106,15 @@ class CpuEngine:
         with span("decoder"):
             self.core.decode([t.data_ptr() for t in ids], len(out), out.data_ptr(), threads)
         return out
+
+
+def no_token_a_place(network: Network) -> str | None:
+    """Why engines of one token a place cannot run this network, or None if they can."""
+    if network.config.family == "vae":
+        return "draws tokens, and a vae has none"
+    if network.config.tokenizer.depth > 1:
+        return "takes one token a place, not the several of a residual codebook"
+    return None
 
 
 def folded(

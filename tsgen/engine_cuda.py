@@ -18,6 +18,7 @@ from torch import Tensor
 from tsgen import dispatch, ops, persistent
 from tsgen.autoencoder import stage_widths
 from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig, one_of
+from tsgen.engine_cpu import no_token_a_place
 from tsgen.errors import RunError
 from tsgen.fused import FusedPrior, Kind
 from tsgen.layers import fold_norms
@@ -67,11 +68,9 @@ class CudaEngine:
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
-        if network.config.family == "vae":
-            return "draws tokens, and a vae has none"
-        if network.config.tokenizer.depth > 1:
-            return "takes one token a place, not the several of a residual codebook"
-        like = network.tokenizer.window_W
+        if why := no_token_a_place(network):
+            return why
+        like = network.like
         if like.device.type != "cuda":
             return f"takes weights on a GPU, not on {like.device}"
         kernels = [name for name in dispatch.PREFERENCE["cuda"] if name != "torch"]

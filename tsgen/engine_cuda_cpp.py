@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tsgen import native
-from tsgen.engine_cpu import CpuEngine, folded
+from tsgen.engine_cpu import CpuEngine, folded, no_token_a_place
 from tsgen.network import Network
 from tsgen.spans import span
 
@@ -19,7 +19,9 @@ class CudaCppEngine(CpuEngine):
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
-        like = network.tokenizer.window_W
+        if why := no_token_a_place(network):
+            return why
+        like = network.like
         if like.device.type != "cuda" or like.dtype != torch.float32:
             return f"takes float32 weights on a GPU, not {like.dtype} on {like.device}"
         try:
