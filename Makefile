@@ -36,16 +36,18 @@ bench: $(VENV)/.installed-test
 SANITIZED := build/sanitized
 sanitize: $(VENV)/.installed-test
 	CMAKE_ARGS="-DTSGEN_SANITIZE=ON -DTSGEN_CUDA=ON_CPU -DTSGEN_C_LIBRARY=ON" \
-	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	  $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib \
+	    --build-temp $(SANITIZED)/objects
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
-	  TSGEN_LIBRARY=$(SANITIZED)/lib/tsgen \
+	  TSGEN_LIBRARY=$(SANITIZED)/objects \
 	  $(BIN)/python -m pytest -n auto -q -p no:cacheprovider \
 	    tests/test_ops.py tests/test_op_behaviour.py \
 	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py tests/test_engine_cpu.py \
-	    tests/test_engine_cuda.py::TestLargerKernels tests/test_c_library.py \
-	    tests/test_c_library_files.py tests/test_c_library_ops.py \
+	    tests/test_engine_cuda.py::TestLargerKernels tests/test_engine_cuda_cpp.py \
+	    tests/test_c_library.py tests/test_c_library_files.py tests/test_c_library_ops.py \
+	    tests/test_c_library_cuda.py \
 	  -k "(cpu or cuda or instruction_set or threads or c_library) and not ctrl_c \
 	    and not ecg and not synthetic_control"
 
@@ -72,8 +74,9 @@ models: $(VENV)/.installed-viz
 # are left to `make test`.
 gpu:
 	begun=$$(date +%s); workers=; \
-	  CMAKE_ARGS="-DTSGEN_CUDA=ON $(CMAKE_ARGS)" \
+	  CMAKE_ARGS="-DTSGEN_CUDA=ON -DTSGEN_C_LIBRARY=ON $(CMAKE_ARGS)" \
 	    $(PYTHON) -m pip install --no-build-isolation --no-deps -e . || exit 1; \
+	  export TSGEN_LIBRARY=$$PWD/build/editable; \
 	  if $(PYTHON) -c "import xdist" 2> /dev/null; then workers="-n 8"; fi; \
 	  TSGEN_REQUIRE=cuda,triton timeout --signal=INT --kill-after=20 240 \
 	    $(PYTHON) -m pytest $$workers --ignore=$(COMPILES); tests=$$?; \

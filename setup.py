@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    packages=["tsgen", "tsgen.ops", "tsgen.kernels"],
+    packages=["tsgen", "tsgen.ops", "tsgen.quantisers", "tsgen.kernels"],
     package_dir={"tsgen": "tsgen", "tsgen.kernels": "kernels"},
     package_data={"tsgen": ["py.typed", "bundled/*/config.json", "bundled/*/*.safetensors"]},
     # no sources, CMake knows them; depends puts the files into the source distribution

@@ -141,7 +141,7 @@ def contenders(loop: Loop, network: Network, place: Place) -> dict[str, Made]:
         parts = in_parts(request(network, loop.n), AT_ONCE)
         return lambda: joined([made.tokens(part, settings) for part in parts])
 
-    for name in ENGINES:
+    for name in (name for name in ENGINES if name != "vae"):  # of tokens
         for label, each in settings_of(name, settings).items():
             if name != "torch" or loop.rivals == "engines":
                 found[label] = (functools.partial(engine, name, each), "16" not in label)

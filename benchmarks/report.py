@@ -1,4 +1,4 @@
-"""Write from benchmarks/results/: README's tables, docs/benchmarks.md, ssl.md, tsgen/measured.py.
+"""Write from benchmarks/results/: the README's tables, docs/{benchmarks,ssl,study}.md, measured.py.
 
     python benchmarks/report.py [--check]
 
@@ -14,10 +14,12 @@ from typing import Any
 
 import gpu_report
 import ssl_report
+import study_report
 
 HERE = Path(__file__).parent
-README, BENCHMARKS = HERE.parent / "README.md", HERE.parent / "docs" / "benchmarks.md"
-SSL, MEASURED = HERE.parent / "docs" / "ssl.md", HERE.parent / "tsgen" / "measured.py"
+README, DOCS = HERE.parent / "README.md", HERE.parent / "docs"
+BENCHMARKS, SSL, STUDY = DOCS / "benchmarks.md", DOCS / "ssl.md", DOCS / "study.md"
+MEASURED = HERE.parent / "tsgen" / "measured.py"
 MARKS = "<!-- results -->", "<!-- /results -->"
 
 
@@ -250,18 +252,24 @@ MEASURED_HEAD = '''"""Where CUDA kernels are faster than Triton's, by benchmarks
 CUDA_IS_FASTER: dict[str, tuple[str, ...]] = '''
 
 
+def between_marks(path: Path, lines: list[str]) -> str:
+    """A page with these lines in the place that is generated."""
+    before, rest_of_it = path.read_text().split(MARKS[0])
+    after = rest_of_it.split(MARKS[1])[1]
+    body = "\n".join(["", *lines])
+    return f"{before}{MARKS[0]}{body}{MARKS[1]}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    text = README.read_text()
-    before, rest_of_it = text.split(MARKS[0])
-    after = rest_of_it.split(MARKS[1])[1]
     parts = [*speed(), *training(), *kernels(), *gpu_report.sentence(results("gpu"))]
-    body = "\n".join(["", *parts, *quality(), *rest()])
-    readme = f"{before}{MARKS[0]}{body}{MARKS[1]}{after}"
+    readme = between_marks(README, [*parts, *quality(), *study_report.summary(), *rest()])
+    study = between_marks(STUDY, study_report.page())
+    ssl = ssl_report.page(SSL.read_text(), results("ssl_steps"), results("ssl_quality"))
     pages = {README: readme, BENCHMARKS: every_kernel(), MEASURED: measured()}
-    pages[SSL] = ssl_report.page(SSL.read_text(), results("ssl_steps"), results("ssl_quality"))
+    pages |= {SSL: ssl, STUDY: study}
     for path, page in pages.items():
         if not check:
             path.write_text(page)

@@ -12,8 +12,8 @@
 
 namespace py = pybind11;
 
-void bind_engine(py::module_& cpu);  // bindings_engine.cpp
-void bind_cuda(py::module_& cuda);   // bindings_cuda.cpp
+void bind_engines(py::module_& m, py::module_& cpu);  // bindings_engine.cpp
+void bind_cuda(py::module_& cuda);                    // bindings_cuda.cpp
 
 namespace {
 
@@ -51,7 +51,7 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("limit_isa", &limit_isa);
   cpu.def("lend_threads", &tsgen::cpu::lend_threads);
   cpu.def("isa", [] { return tsgen::cpu::name(tsgen::cpu::isa()); });
-  bind_engine(cpu);
+  bind_engines(m, cpu);
   cpu.def("stft", bind(tsgen::cpu::stft), no_gil);
   cpu.def("stft_backward", bind(tsgen::cpu::stft_backward), no_gil);
   cpu.def("istft", bind(tsgen::cpu::istft), no_gil);
@@ -73,7 +73,7 @@ PYBIND11_MODULE(_C, m) {
   cpu.def("philox", bind(tsgen::cpu::philox), no_gil);
   cpu.def("philox4x32", &philox4x32);
 
-#ifdef TSGEN_CUDA
+#ifdef TSGEN_WITH_CUDA
   auto cuda = m.def_submodule("cuda");
   bind_cuda(cuda);
 #endif

@@ -6,6 +6,9 @@
 #include <vector>
 
 #include "address.h"
+#include "bindings_engine.h"
+#include "cuda/engine/engine.h"
+#include "cuda/machine/memory.h"
 #include "ops_cuda.h"
 
 namespace py = pybind11;
@@ -65,6 +68,13 @@ void bind_cuda(py::module_& cuda) {
   cuda.attr("on_cpu") = on_cpu();
   cuda.attr("compiler") = compiler();
   cuda.def("device_count", &device_count, no_gil);
+  cuda.def("obstacle", &obstacle, no_gil);
+  cuda.def("Engine",
+           [](const std::string& config, const py::list& state, int64_t n_threads, int64_t device) {
+             const Network network = network_of(config, state);
+             const py::gil_scoped_release no_gil;
+             return make_engine(network.config, network.state, n_threads, device);
+           });
   cuda.def("most_shared", &most_shared, no_gil);
   cuda.def("stft", bind(stft), no_gil);
   cuda.def("stft_backward", bind(stft_backward), no_gil);

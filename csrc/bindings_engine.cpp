@@ -1,4 +1,6 @@
-// The CPU engine as Python has it: settings as dicts of numbers, arrays as addresses.
+// The engines as Python has them: settings as dicts of numbers, arrays as addresses.
+#include "bindings_engine.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,11 +10,9 @@
 #include <tuple>
 #include <vector>
 
-#include "engine/engine.h"
-#include "model/fold.h"
-
 namespace py = pybind11;
 using namespace tsgen::cpu;
+using tsgen::ModelEngine;
 
 namespace {
 
@@ -21,23 +21,6 @@ int64_t size(const py::dict& sizes, const char* name) { return sizes[name].cast<
 template <typename T>
 T* address(uintptr_t at) {
   return reinterpret_cast<T*>(at);
-}
-
-// An engine of a network's weights: its configuration as JSON, and (name, shape, address, whether
-// in float64 and not in float32) of every tensor of its state.
-std::unique_ptr<Engine> folded(const std::string& config, const py::list& state,
-                               int64_t n_threads) {
-  tsgen::Tensors tensors;
-  for (const py::handle item : state) {
-    const auto [name, shape, data, wide] =
-        item.cast<std::tuple<std::string, std::vector<int64_t>, uintptr_t, bool>>();
-    tensors[name] = {wide ? tsgen::DType::f64 : tsgen::DType::f32, shape, address<void>(data)};
-  }
-  const py::gil_scoped_release no_gil;
-  auto engine = std::make_unique<Engine>();
-  const tsgen::ModelConfig sizes = tsgen::parse_config(tsgen::parse_json(config, "config"));
-  tsgen::fold(sizes, tensors, n_threads, *engine);
-  return engine;
 }
 
 // Looks for Ctrl-C ten times a second; the signal stays Python's to handle.
@@ -55,8 +38,8 @@ struct Interrupt {
 };
 
 // bands: (settings, plan, ids) each. Returns whether all logits were finite.
-bool sample(Engine& engine, int64_t n, uintptr_t index, uintptr_t class_id, const py::list& bands,
-            uintptr_t series, int64_t n_threads) {
+bool sample(const ModelEngine& engine, int64_t n, uintptr_t index, uintptr_t class_id,
+            const py::list& bands, uintptr_t series, int64_t n_threads) {
   EngineRequest request{n,
                         address<const int64_t>(index),
                         address<const int64_t>(class_id),
@@ -86,19 +69,44 @@ bool sample(Engine& engine, int64_t n, uintptr_t index, uintptr_t class_id, cons
   return outcome == Outcome::done;
 }
 
-void decode(Engine& engine, const std::vector<uintptr_t>& ids, int64_t n, uintptr_t series,
-            int64_t n_threads) {
+void decode(const ModelEngine& engine, const std::vector<uintptr_t>& ids, int64_t n,
+            uintptr_t series, int64_t n_threads) {
   std::vector<const int64_t*> bands;
   for (const uintptr_t at : ids) bands.push_back(address<const int64_t>(at));
   const py::gil_scoped_release no_gil;
   engine.decode(bands, n, address<float>(series), n_threads);
 }
 
+void encode(const ModelEngine& engine, uintptr_t x, int64_t n, const std::vector<uintptr_t>& ids,
+            int64_t n_threads) {
+  std::vector<int64_t*> bands;
+  for (const uintptr_t at : ids) bands.push_back(address<int64_t>(at));
+  const py::gil_scoped_release no_gil;
+  engine.encode(address<const float>(x), n, bands, n_threads);
+}
+
 }  // namespace
 
-void bind_engine(py::module_& cpu) {
-  py::class_<Engine>(cpu, "Engine")
-      .def(py::init(&folded))
+Network network_of(const std::string& config, const py::list& state) {
+  Network network{tsgen::parse_config(tsgen::parse_json(config, "config")), {}};
+  for (const py::handle item : state) {
+    const auto [name, shape, data, wide] =
+        item.cast<std::tuple<std::string, std::vector<int64_t>, uintptr_t, bool>>();
+    network.state[name] = {wide ? tsgen::DType::f64 : tsgen::DType::f32, shape,
+                           address<void>(data)};
+  }
+  return network;
+}
+
+void bind_engines(py::module_& m, py::module_& cpu) {
+  py::class_<ModelEngine>(m, "Engine")
+      .def_property_readonly("at_once", [](const ModelEngine& engine) { return engine.at_once(1); })
       .def("sample", &sample)
-      .def("decode", &decode);
+      .def("decode", &decode)
+      .def("encode", &encode);
+  cpu.def("Engine", [](const std::string& config, const py::list& state, int64_t n_threads) {
+    const Network network = network_of(config, state);
+    const py::gil_scoped_release no_gil;
+    return tsgen::cpu_engine(network.config, network.state, n_threads);
+  });
 }

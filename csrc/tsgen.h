@@ -14,7 +14,8 @@
  * written behind the names: series (n, C, L) is n x C x L numbers, null will do for none. n_threads
  * is the most threads to use, 0 for as many as the machine has; results do not depend on it, to the
  * bit. All functions may be called from many threads at once, also with one model; tsgen_model_free
- * alone has to wait until no other call uses it. A child of fork() may go on calling.
+ * alone has to wait until no other call uses it. A child of fork() may go on calling, but for
+ * models on a GPU.
  *
  * The ABI grows by functions, by enumerators and at the end of structures, which hold their own
  * size; anything else raises TSGEN_ABI_VERSION and the library's soname.
@@ -65,7 +66,7 @@ TSGEN_API tsgen_status tsgen_limit_instruction_set(const char* most);
 typedef int32_t tsgen_device;
 enum {
   TSGEN_CPU = 0,
-  TSGEN_CUDA = 1 /* TSGEN_UNSUPPORTED where the library was built without it */
+  TSGEN_CUDA = 1 /* the first GPU; TSGEN_CUDA + i is the one i places behind it */
 };
 
 typedef struct tsgen_model tsgen_model;
@@ -73,7 +74,15 @@ typedef struct tsgen_model tsgen_model;
 /* Reads a folder of config.json and model.safetensors, as tsgen's Model.save writes it. Nothing in
  * it is executed; sizes are checked before anything is allocated, and the weights' sha256.
  *
+ * On a GPU everything is computed in float32. The weights stay in its memory until the model is
+ * freed, and so does what calls have worked with, at most a quarter of what was free or 4 GiB for
+ * each call that runs at once. A call has a CUDA stream of its own, waits for it, and leaves the
+ * calling thread's current device as it was; its arrays are in the host's memory as on the CPU. It
+ * cannot be used in a child of fork().
+ *
  * folder:  UTF-8
+ * device:  TSGEN_UNSUPPORTED, with the reason, where the library has no kernels for it or the
+ *          machine no such GPU
  * model:   to be freed with tsgen_model_free; null after an error
  */
 TSGEN_API tsgen_status tsgen_model_load(const char* folder, tsgen_device device, int32_t n_threads,
@@ -126,7 +135,8 @@ typedef struct tsgen_settings {
 
 TSGEN_API tsgen_status tsgen_settings_of(const tsgen_model* model, tsgen_settings* settings);
 
-/* New series, the same bits as Python's model.generate on the CPU of the same machine.
+/* New series, the same bits as Python's model.generate on the same machine, and on a GPU as its
+ * engine "cuda_cpp" draws them.
  *
  * n:          how many
  * index:      (n) absolute sample indices, 0 to 2^62 - 1, or null for 0 to n - 1: sample i is the

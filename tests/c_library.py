@@ -87,7 +87,7 @@ def cmake(*words: object) -> None:
 def built() -> Path:
     """The folder with the library: the one that TSGEN_LIBRARY names, or our own, up to date."""
     if given := os.environ.get("TSGEN_LIBRARY"):
-        return Path(given)
+        return Path(given).resolve()
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several workers of a test run may come at once
@@ -133,14 +133,24 @@ def address(array: np.ndarray) -> int:
 
 
 @contextlib.contextmanager
-def loaded(folder: Path, threads: int = 1):
-    """A model of the library."""
+def loaded(folder: Path, threads: int = 1, device: int = 0):
+    """A model of the library; device 1 is the first GPU."""
     model = ctypes.c_void_p()
-    call("model_load", os.fsencode(folder), 0, threads, ctypes.byref(model))
+    call("model_load", os.fsencode(folder), device, threads, ctypes.byref(model))
     try:
         yield model
     finally:
         library().tsgen_model_free(model)
+
+
+@functools.cache
+def no_gpu() -> str:
+    """Why the library cannot use the first GPU; empty if it can."""
+    try:
+        call("model_load", b"nothing of that name", 1, 1, ctypes.byref(ctypes.c_void_p()))
+    except Failed as error:
+        return "" if error.status == "BAD_FILE" else str(error)
+    raise AssertionError("read a model out of nothing")
 
 
 def info(model: ctypes.c_void_p) -> Info:

@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "cuda/machine/matrix.cuh"
+#include "cuda/machine/panels.cuh"
 #include "cuda/machine/reduce.cuh"
 
 using namespace tsgen::cuda;
@@ -77,11 +77,55 @@ __global__ void product() {
   result[threadIdx.x] = wrong;
 }
 
+// c[r, n] = sum over k of a[r, k] w[n, k], w in panels of 64 and 6 rows whose 85 numbers end within
+// a piece, by as many threads as copy
+struct TwoPanels {
+  const Half* w;
+  int i = 0;
+
+  PanelSource<Half> next() {
+    const int first = 64 * i++;
+    if (first > 64) return {};
+    return {w + first * 88, 88, first ? 6 : 64, 85};
+  }
+};
+
+__global__ void panels() {
+  static const auto of_w = [](int n, int k) { return k < 85 ? (3 * n + 5 * k) % 7 - 3 : NAN; };
+  static const auto of_a = [](int r, int k) { return k < 85 ? (r + 2 * k) % 5 - 2 : 0; };
+  static Half w[70 * 88];
+  for (int i = 0; i < 70 * 88; ++i) w[i] = store<Half>(of_w(i / 88, i % 88));
+  FragmentA a[8] = {};
+  const int lane = threadIdx.x % WARP, row = lane / 4, pair = lane % 4 * 2;
+  for (int i = 0; i < 32; ++i) {
+    const int r = row + i % 2 * 8, k = i / 4 * 16 + i / 2 % 2 * 8 + pair;
+    a[i / 4].word[i % 4] = pack<Half>(of_a(r, k), of_a(r, k + 1));
+  }
+  PanelRing<Half, TwoPanels> ring(&shared<Half>(), MOST_DEPTH, {w});
+  ring.start();
+  float wrong = 0;
+  for (int first = 0; first < 70; first += 64) {
+    FragmentC c[8] = {};
+    multiply<Half>(c, a, ring.take(), first ? 6 : 64, 85);
+    for (int i = 0; i < 32; ++i) {
+      const int r = row + i / 2 % 2 * 8, n = i / 4 * 8 + pair + i % 2;
+      float sum = 0;
+      for (int k = 0; k < 85 && first + n < 70; ++k) sum += of_a(r, k) * of_w(first + n, k);
+      wrong += c[i / 4].at[i % 4] != sum;
+    }
+  }
+  ring.stop();
+  if (threadIdx.x < N) result[threadIdx.x] = wrong;
+}
+
 int main(int, char** argv) {
   void (*const kernels[])() = {turn_round<true>, turn_round<false>,  sum_block,  barrier_for_some,
                                shuffle_for_some, shuffle_among_some, copy<true>, copy<false>,
-                               never_waited,     beyond_the_end,     product};
-  const int i = std::atoi(argv[1]), floats = i == 9 ? N : 4 * N;
-  launch({}, kernels[i], 2, N, floats * sizeof(float));
+                               never_waited,     beyond_the_end,     product,    panels};
+  const int i = std::atoi(argv[1]), n_bytes = (i == 9 ? N : 4 * N) * (int)sizeof(float);
+  if (kernels[i] == panels)
+    launch({}, panels, 2, PANEL_THREADS, ring_bytes(MOST_DEPTH));
+  else
+    launch({}, kernels[i], 2, N, n_bytes);
   for (const float x : result) std::printf("%g ", x);
 }

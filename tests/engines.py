@@ -20,6 +20,7 @@ SHAPES = [  # every layer's edges: one token, one row, no block, identity skip, 
     {"length": 77, "tokenizer": {"n_fft": 5, "token_width": (3, 20)}},
     {"length": 64, "tokenizer": {"n_fft": 16, "codebook": "cosine"}},
     {"bands": 1, "length": 50, "tokenizer": {"n_fft": 2}},
+    {"n_codes": (60, 60), "tokenizer": {"codebook": "fsq", "levels": (5, 4, 3), "code_dim": 3}},
 ]
 
 

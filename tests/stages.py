@@ -12,16 +12,19 @@ from tsgen.train import Trainer
 STAGES = ("tokenizer", "prior_0", "prior_1")
 LEAST = Preset({"hidden_dim": 8, "n_resblocks": 0, "token_width": (4, 4)}, TINY.priors)
 ONE_BAND = Preset(LEAST.tokenizer | {"bands": 1, "token_width": (4,)}, TINY.priors)
+FSQ = Preset(TINY.tokenizer | {"codebook": "fsq"}, TINY.priors)
+RESIDUAL = Preset(TINY.tokenizer | {"codebook": "residual"}, TINY.priors)
 PRESETS = {"tiny": TINY, "base": "base", "timevqvae": "timevqvae"}
+PRESETS |= {"fsq": FSQ, "residual": RESIDUAL}
 
 
-def run(preset: str = "tiny", n: int = 40, length: int = 64, **settings) -> Run:
+def run(preset: str = "tiny", n: int = 40, length: int = 64, family: str = "vq", **settings) -> Run:
     """All that a fit prepares."""
     X, y = series(n, length)
     labels = Labels.fit(y)
     config = train_config({"steps": 10**6, "validation": 0.0, "device": "cpu"} | settings)
     small = {"least": LEAST, "one band": ONE_BAND}
-    sizes = model_config(X[:, None], labels, (PRESETS | small)[preset], {})
+    sizes = model_config(X[:, None], labels, (PRESETS | small)[preset], {}, family)
     return Run(X[:, None], labels.encode(y, n), labels, sizes, config, None)
 
 

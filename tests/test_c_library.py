@@ -1,6 +1,7 @@
 """The C ABI's models: the same bits as Python's, and a status with a text for all that is wrong."""
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from c_library import (
     info,
     library,
     loaded,
+    no_gpu,
     settings,
 )
 from engines import SHAPES
@@ -201,8 +203,8 @@ WRONG = {
     "name: wanted one of 'bell' 'cylinder' 'funnel', got 'bel": lambda m: call(
         "class_id", m, b"bel\xc3\xa9\n", ctypes.byref(ctypes.c_int64())
     ),
-    "device: wanted a whole number from 0 to 1, got 2": lambda m: call(
-        "model_load", b"x", 2, 1, ctypes.byref(ctypes.c_void_p())
+    "device: wanted a whole number from 0 to 1024, got -1": lambda m: call(
+        "model_load", b"x", -1, 1, ctypes.byref(ctypes.c_void_p())
     ),
     "most: wanted portable, avx2 or avx512, got 'mmx'": lambda m: call(
         "limit_instruction_set", b"mmx"
@@ -232,11 +234,16 @@ def test_wrong_arguments():
                 wrong(model)
 
 
-def test_what_it_was_not_built_for():
+def test_a_gpu_that_is_not_there():
+    """Whether the library has no kernels or the machine no GPU, it says so."""
     model = ctypes.c_void_p(1)
-    with pytest.raises(Failed, match=r"UNSUPPORTED: device: wanted .*, got CUDA"):
-        call("model_load", b"x", 1, 1, ctypes.byref(model))
+    why = no_gpu() or pytest.skip("there is a GPU, or what stands for one")
+    assert re.fullmatch("UNSUPPORTED: device: wanted .*, got(: .+| CUDA)", why)
+    with pytest.raises(Failed, match="UNSUPPORTED: device: wanted"):
+        call("model_load", os.fsencode(FOLDER / "cbf"), 1, 1, ctypes.byref(model))
     assert model.value is None
+    with pytest.raises(Failed, match="UNSUPPORTED: device: wanted"):
+        call("model_load", b"x", 2, 1, ctypes.byref(model))
 
 
 def test_a_model_that_is_not_trained(tmp_path):
@@ -256,6 +263,16 @@ def test_exports_what_the_header_declares_and_nothing_else():
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {name for kind, name in re.findall(r" (\w) (\w+)", lines) if kind != "A"}
     assert found == set(declared())
+
+
+def test_wants_no_driver_to_be_loaded():
+    """The CUDA runtime is in it, where there are kernels, and looks for the driver by itself."""
+    ldd = shutil.which("ldd")
+    if not ldd:
+        pytest.skip("needs ldd")
+    command = [ldd, built() / "libtsgen.so"]
+    needed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not re.search("cuda|nvrtc|not found", needed)
 
 
 def test_header_is_c_and_of_this_version(tmp_path):

@@ -183,6 +183,22 @@ def test_fit(work, capsys):
     assert "resume" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--codebook fsq --levels 5 5", "tokens of 25 codes"),
+        ("--codebook residual --n-quantisers 2 --gradient rotation", ", 2 x 1 x "),
+        ("--family vae", "places of 16 numbers for all"),
+    ],
+)
+def test_fit_other_codes_and_families(work, capsys, words, line):
+    assert run(f"fit set --out new --steps 1 --batch-size 8 {words}", capsys)[0] == 0
+    assert line in run("inspect new", capsys)[1]
+    assert run("generate new 3 --out new.npz --label bell", capsys)[0] == 0
+    assert run("evaluate new set --n 20", capsys)[0] == 0
+    assert "X" in np.load(work / "new.npz")
+
+
 def test_labels_in_a_file(work, capsys):
     (work / "labels.txt").write_text("1\n" * 30 + "2\n" * 30)
     line = "fit data.npz --steps 1 --out new --labels"

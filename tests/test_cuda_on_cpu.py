@@ -12,7 +12,7 @@ N = 96
 KERNELS = [
     *("turn round", "turn round without a barrier", "sum", "barrier for some"),
     *("shuffle for some", "shuffle among some", "copy", "copy not waited for"),
-    *("copy never waited for", "beyond the end", "product"),
+    *("copy never waited for", "beyond the end", "product", "panels"),
 ]
 
 pytestmark = pytest.mark.skipif(CXX is None, reason="no g++")
@@ -41,6 +41,7 @@ def run(program: Path, kernel: str) -> subprocess.CompletedProcess[str]:
         ("shuffle among some", [t ^ 1 if t % 2 else t + 1 + 3 for t in range(N)]),
         ("copy", [4] * N),
         ("product", [0] * N),
+        ("panels", [0] * N),
     ],
 )
 def test_right_kernels(program, kernel, wanted):

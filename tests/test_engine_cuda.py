@@ -281,6 +281,28 @@ class TestLargerKernels:
         same = torch.cat([a == b for a, b in zip(ids, others, strict=True)], 1).double().mean()
         assert same > 0.8
 
+    @pytest.mark.parametrize(
+        ("sizes", "settings"),
+        [
+            ({"prior": {"hidden_dim": 144, "head_dim": 16, "n_layers": 1}}, {}),
+            ({"n_codes": (12, 1100)}, {"guidance": 1.5}),
+            ({"tokenizer": {"token_width": (4, 60)}}, {}),
+            ({"prior": {"hidden_dim": 128, "head_dim": 64, "n_layers": 1, "ff_mult": 1}}, {}),
+        ],
+        ids=["wide", "many codes", "many tokens", "full"],
+    )
+    def test_same_law_of_other_sizes(self, sizes, settings):
+        prior = {"hidden_dim": 16, "head_dim": 16} | sizes.get("prior", {})
+        sizes = {"length": 64, "n_codes": (12, 20)} | sizes | {"prior": prior}
+        network = tiny_network(**sizes).to(DEVICE)
+        how = {"steps": (2, 2), "dtype": "float16"} | settings
+        rows = slice(0, 7)
+        ids, others = (self.drawn(network, k, rows, **how) for k in ("parts", "bands"))
+        same = torch.cat([a == b for a, b in zip(ids, others, strict=True)], 1).double().mean()
+        assert same > 0.85
+        alone = self.drawn(network, "bands", slice(6, 7), **how)
+        assert torch.equal(alone[0], others[0][6:])
+
     def test_a_sample_alone_is_the_same(self, network):
         whole = self.drawn(network, "bands")[0]  # the low band, which has no context
         for rows in (slice(0, 1), slice(39, 40), slice(13, 30)):

@@ -219,3 +219,17 @@ class TestFit:
             main((line % "b" + "dino").split())
         assert main(f"fit {tmp_path}/x.npy --out {tmp_path}/c --augment slope".split()) == 2
         assert "--ssl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["fsq", "residual"])
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_any_quantiser_can_be_taught(preset, n_views):
+    ssl = SslConfig("vibcreg", projector_width=16, views=n_views, on="codes")
+    made = trainer(run(preset, length=16, ssl=ssl), "tokenizer")
+    assert all(np.isfinite(take(made, 3)))
+
+
+def test_a_vae_is_not_taught():
+    X, _ = series()
+    with pytest.raises(ArgumentError, match="ssl: wanted None for a vae"):
+        tsgen.fit(X, preset=TINY, steps=1, family="vae", ssl="byol")

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from tiny_models import smooth_series, tiny_config, tiny_model, tiny_network
 from torch.testing import assert_close
 
-from tsgen.codebook import SMOOTHING, Codebook, kmeans, orthogonality, perplexity
 from tsgen.config import TokenizerConfig
 from tsgen.layers import UpConv
+from tsgen.quantisers import perplexity
+from tsgen.quantisers.codebook import SMOOTHING, Codebook, kmeans, orthogonality
 from tsgen.tokenizer import Tokenizer, code_use
 
 LENGTHS = [*range(2, 301), 511, 512, 513, 1023, 4097]

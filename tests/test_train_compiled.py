@@ -115,3 +115,16 @@ def test_compiles_self_supervision_whole_and_once():
     assert take(b, 4) == pytest.approx(take(a, 4), rel=1e-5)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.usefixtures("eager_compiler")
+def test_compiles_a_vae_whole_and_once():
+    how = {"preset": "least", "length": 16, "family": "vae"}
+    plain, compiled = run(**how), run(**how, compile=True)
+    a, b = trainer(plain, "vae"), trainer(compiled, "vae")
+    for _ in range(3):
+        assert take(b, 1)[0] == pytest.approx(take(a, 1)[0], rel=1e-5)
+        compiled.network.load_state_dict(plain.network.state_dict())
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]

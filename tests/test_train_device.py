@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsgen
 from tsgen import arguments, dispatch, interpolate
-from tsgen.codebook import kmeans
 from tsgen.config import AUGMENTATIONS, SslConfig
 from tsgen.errors import ArgumentError
 from tsgen.fitting import train_config
+from tsgen.quantisers.codebook import kmeans
 
 
 class TestTheDoor:
@@ -158,7 +158,7 @@ class TestOnADevice:
     ("objective", "views", "on"), [("byol", 1, "latents"), ("vibcreg", 2, "codes")]
 )
 @pytest.mark.usefixtures("gpu_of_no_numbers")
-def test_self_supervision_never_waits_for_a_device_nor_draws_on_it(objective, views, on):
+def test_nor_does_a_step_of_self_supervision(objective, views, on):
     ssl = SslConfig(objective, views=views, on=on, augmentations=AUGMENTATIONS)
     work = run("base", n=120, ssl=ssl)
     for band in work.network.tokenizer.each():
@@ -168,6 +168,16 @@ def test_self_supervision_never_waits_for_a_device_nor_draws_on_it(objective, vi
         loss, _ = made.step()
     assert loss.is_meta
     assert watch.seen.total() > 500
+    assert all(p.grad is not None for p in made.parameters)
+
+
+@pytest.mark.usefixtures("gpu_of_no_numbers")
+def test_nor_does_a_step_of_a_vae():
+    made = trainer(run(n=120, validation=0.1, family="vae"), "vae")
+    with Watch() as watch:
+        loss, _ = made.step()
+    assert loss.is_meta
+    assert watch.seen.total() > 100
     assert all(p.grad is not None for p in made.parameters)
 
 
@@ -243,7 +253,7 @@ class TestInterpolation:
 
         seen: list[int] = []
         tokenizer = run(preset, n=2, length=length).network.tokenizer.eval()
-        monkeypatch.setattr("tsgen.tokenizer.interpolate", checked)
+        monkeypatch.setattr("tsgen.autoencoder.interpolate", checked)
         tokenizer.decode(tokenizer.encode(torch.randn(1, 1, length)))
         assert seen == [length, length]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tsgen.compat import from_timevqvae
     from tsgen.fitting import fit
     from tsgen.model import Model
+    from tsgen.probes import probe
 
 __all__ = [
     "Model",
@@ -21,6 +22,7 @@ __all__ = [
     "from_timevqvae",
     "generate",
     "load",
+    "probe",
     "stream",
 ]
 
@@ -31,6 +33,7 @@ _HOMES = {
     "from_timevqvae": "tsgen.compat",
     "generate": "tsgen.bulk",
     "load": "tsgen.bundled",
+    "probe": "tsgen.probes",
     "stream": "tsgen.bulk",
 }
 _MODULES = (
@@ -45,6 +48,7 @@ _MODULES = (
     "network",
     "ops",
     "prior",
+    "probes",
     "sampler",
     "ssl",
     "synthetic",

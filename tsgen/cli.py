@@ -8,7 +8,16 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from tsgen.config import AUGMENTATIONS, DTYPES, OBJECTIVES, PRESETS, SCHEDULES
+from tsgen.config import (
+    AUGMENTATIONS,
+    DTYPES,
+    FAMILIES,
+    GRADIENTS,
+    OBJECTIVES,
+    PRESETS,
+    QUANTISERS,
+    SCHEDULES,
+)
 from tsgen.errors import TsgenError
 from tsgen.version import __version__
 
@@ -82,6 +91,11 @@ def fitted(new: Parser) -> None:
     new.add_argument("--out", required=True, metavar="FOLDER", help="for the model and its log")
     new.add_argument("--labels", metavar="FILE", help='one a line; "none" ignores those in DATA')
     new.add_argument("--preset", default="base", choices=tuple(PRESETS), help="sizes (base)")
+    new.add_argument("--family", default="vq", choices=FAMILIES, help="vae: the baseline (vq)")
+    new.add_argument("--codebook", choices=QUANTISERS, help="how latents become tokens (euclidean)")
+    new.add_argument("--levels", type=int, nargs="+", help="of fsq: of each number of a code")
+    new.add_argument("--n-quantisers", type=int, help="of residual: codes a place (2)")
+    new.add_argument("--gradient", choices=GRADIENTS, help="past the quantiser (straight_through)")
     new.add_argument("--steps", type=int, nargs="+", help="of stage 1 and 2, or one for both")
     new.add_argument("--minutes", type=float, help="instead of steps: for both stages together")
     new.add_argument("--batch-size", type=int, help="series a step")
@@ -129,6 +143,13 @@ def history(new: Parser) -> None:
 def evaluated(new: Parser) -> None:
     new.add_argument("data", metavar="DATA", help="a folder or .npz with a train and a test part")
     new.add_argument("--n", type=int, help="series to generate (as many as train has)")
+    new.add_argument("--layout", default="nct", choices=("nct", "ntc"), help="of .npy and .npz")
+    new.add_argument("--json", action="store_true", help="print JSON")
+
+
+def probed(new: Parser) -> None:
+    new.add_argument("data", metavar="DATA", help="a folder or .npz with a train and a test part")
+    new.add_argument("--seed", type=int, default=0, help="of shuffles and intervals (0)")
     new.add_argument("--layout", default="nct", choices=("nct", "ntc"), help="of .npy and .npz")
     new.add_argument("--json", action="store_true", help="print JSON")
 
@@ -185,6 +206,7 @@ COMMANDS: dict[str, tuple[str, tuple[Callable[[Parser], None], ...]]] = {
     "impute": ("fill in missing values", (model, series, reading, label, sampling)),
     "forecast": ("continue series", (model, history, reading, label, sampling)),
     "evaluate": ("score a model beside real data: FID, TSTR", (model, evaluated, sampling)),
+    "probe": ("say what latents and tokens tell of the class", (model, probed)),
     "info": ("print versions, devices, backends and bundled models", ()),
     "inspect": ("print what a model is made of", (model,)),
     "bench": ("time every kernel and engine beside plain PyTorch", (benched,)),

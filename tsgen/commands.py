@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 import tsgen.bench
 import tsgen.bulk
 import tsgen.profile
-from tsgen import arguments, bundled, dispatch, formats, metrics, native, synthetic, viz
+from tsgen import arguments, bundled, dispatch, formats, metrics, native, probes, synthetic, viz
 from tsgen.bulk import check_writable, label_names
-from tsgen.config import SamplingConfig, SslConfig
+from tsgen.config import ModelConfig, SamplingConfig, SslConfig
 from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
 from tsgen.fitting import fit as fit_model
 from tsgen.formats import Collection
@@ -33,7 +34,7 @@ from tsgen.version import __version__
 Floats = NDArray[np.float32]
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingConfig))
-OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas")
+OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas", "scikit-learn")
 
 
 def fit(args: Namespace) -> str:
@@ -50,6 +51,8 @@ def fit(args: Namespace) -> str:
         labels = None if args.labels == "none" else read_labels(args.labels, len(data.X))
     training = {"seed": args.seed, "device": args.device, "compile": args.compile}
     training |= given(args, ("steps", "minutes", "batch_size", "autocast"))
+    training |= given(args, ("codebook", "n_quantisers", "gradient"))
+    training |= {"levels": args.levels, "family": args.family}
     training |= {"ssl": objective(args)}
     began = time.perf_counter()
     model = fit_model(
@@ -133,9 +136,22 @@ def evaluate(args: Namespace) -> str:
         scores = {"fid": metrics.evaluate_fid(x, x_train=train.X, x_test=test.X)}
     else:
         scores = metrics.evaluate(x, labels, train.X, train.y, test.X, test.y)
-    if args.json:
-        return json.dumps({k: dataclasses.asdict(v) for k, v in scores.items()}, indent=2)
-    return "\n".join(map(str, scores.values()))
+    return as_json(scores) if args.json else "\n".join(map(str, scores.values()))
+
+
+def probe(args: Namespace) -> str:
+    """Say what latents and tokens tell."""
+    args.label_column = None
+    model, train, test = open_model(args), read(args, "train"), read(args, "test")
+    if train.y is None or test.y is None:
+        raise bad_value("DATA", "series with labels", "none")
+    found = probes.probe(model, train.X, train.y, test.X, test.y, seed=args.seed)
+    return as_json(found) if args.json else probes.report(found)
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    """Dataclasses by name."""
+    return json.dumps({name: dataclasses.asdict(it) for name, it in found.items()}, indent=2)
 
 
 def info(args: Namespace) -> str:
@@ -189,19 +205,25 @@ def inspect(args: Namespace) -> str:
     model = open_model(args)
     config, (C, L) = model.config, model.shape
     lines = [repr(model), f"series: {C} channels, {L} samples"]
-    for band in range(config.tokenizer.bands):
-        first, end = config.tokenizer.rows(band)
-        rows, columns = config.tokenizer.grid(band)
-        lines += [
-            f"band {band}: rows {first}-{end - 1} of the spectrogram, {rows} x {columns} = "
-            f"{rows * columns} tokens of {config.tokenizer.n_codes[band]} codes"
-        ]
+    lines += [band_line(config, band) for band in range(config.tokenizer.bands)]
     for name, module in model.network.named_children():
         lines += [f"weights of {name}: {sum(p.numel() for p in module.parameters()):,}"]
     for channel, (mean, std) in enumerate(zip(model.scaler.mean, model.scaler.std, strict=True)):
         lines += [f"channel {channel}: mean {mean:.6g}, standard deviation {std:.6g}"]
     lines += [f"labels: {', '.join(model.labels.names) if model.labels else 'none'}"]
     return "\n".join([*lines, f"config: {json.dumps(config.to_dict(), indent=2)}"])
+
+
+def band_line(config: ModelConfig, band: int) -> str:
+    """What a band sees, and what becomes of it."""
+    sizes = config.tokenizer
+    (first, end), (rows, columns) = sizes.rows(band), sizes.grid(band)
+    line = f"band {band}: rows {first}-{end - 1} of the spectrogram, "
+    if config.vae:
+        return f"{line}{rows} x {columns} places of {config.vae.latent_dim} numbers for all"
+    depth = f"{sizes.depth} x " if sizes.depth > 1 else ""
+    codes = f"{sizes.n_tokens(band)} tokens of {sizes.n_codes[band]} codes"
+    return f"{line}{depth}{rows} x {columns} = {codes}"
 
 
 def bench(args: Namespace) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from tsgen.autoencoder import Band
 from tsgen.config import (
     PRESETS,
     ModelConfig,
@@ -23,7 +24,8 @@ from tsgen.layers import Attention, Block, DownBlock, ResBlock, Snake, UpBlock, 
 from tsgen.model import Model
 from tsgen.network import Network
 from tsgen.prior import Prior
-from tsgen.tokenizer import Band
+from tsgen.quantisers import Quantiser
+from tsgen.quantisers.codebook import Codebook
 
 
 def network_from_timevqvae(maskgit: Any) -> Network:
@@ -151,13 +153,13 @@ def copy_snake(target: Snake, source: Any) -> None:
     target.a_C.copy_(source.a.flatten())
 
 
-def copy_band(band: Band, encoder: Any, quantiser: Any, decoder: Any) -> None:
+def copy_band(band: Band[Quantiser], encoder: Any, quantiser: Any, decoder: Any) -> None:
     """Encoder, codebook and decoder."""
     for mine, theirs in zip(band.encoder.layers, encoder.encoder, strict=True):
         copy_layer(mine, theirs)
     for mine, theirs in zip(band.decoder.layers, decoder.decoder, strict=True):
         copy_layer(mine, theirs)
-    codebook, theirs = band.codebook, quantiser._codebook
+    codebook, theirs = cast(Codebook, band.codebook), quantiser._codebook
     copy(codebook.project_in, quantiser.project_in)
     copy(codebook.project_out, quantiser.project_out)
     codebook.codes_KD.copy_(theirs.embed)

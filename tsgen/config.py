@@ -44,6 +44,10 @@ def one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise bad_value(name, f"one of {', '.join(map(repr, choices))}", repr(value))
 
 
+QUANTISERS = ("euclidean", "cosine", "residual", "fsq")
+GRADIENTS = ("straight_through", "rotation")
+
+
 @dataclass(frozen=True)
 class TokenizerConfig:
     """STFT, encoders, codebooks and decoders of stage 1; one of each per band.
@@ -63,7 +67,10 @@ class TokenizerConfig:
     dropout: float = 0.3
     n_codes: tuple[int, ...] = (1024, 1024)
     code_dim: int = 8
-    codebook: str = "euclidean"  # or "cosine"
+    codebook: str = "euclidean"  # of QUANTISERS
+    levels: tuple[int, ...] = ()  # "fsq": of each of the code_dim numbers; n_codes is their product
+    n_quantisers: int = 2  # "residual": codes of a place, which add up
+    gradient: str = "straight_through"  # of GRADIENTS: past the quantiser
     ema_decay: float = 0.8
     commitment: float = 1.0
     orthogonal: float = 0.0  # weight of the regulariser; above 0 the codes learn by gradient
@@ -71,7 +78,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         one_of("bands", self.bands, (1, 2))
-        one_of("codebook", self.codebook, ("euclidean", "cosine"))
+        one_of("codebook", self.codebook, QUANTISERS)
+        one_of("gradient", self.gradient, GRADIENTS)
         whole("length", self.length, at_least=2)
         whole("n_fft", self.n_fft, at_least=2, at_most=max(4, 2 * self.length))
         for name in ("n_channels", "init_dim", "max_dim", "hidden_dim", "code_dim"):
@@ -85,9 +93,28 @@ class TokenizerConfig:
             for value in each(name, getattr(self, name), self.bands):
                 whole(name, value)
         for band in range(self.bands):
-            if self.n_tokens(band) < 1:
+            if self.n_places(band) < 1:
                 wanted = "columns enough that halving time leaves one"
                 raise bad_value("token_width", wanted, self.token_width)
+        self.check_quantiser()
+
+    def check_quantiser(self) -> None:
+        """Refuse what does not go together."""
+        whole("n_quantisers", self.n_quantisers, at_least=2, at_most=64)
+        if self.codebook == "residual" and min(self.n_codes) < self.n_quantisers:
+            wanted = f"n_quantisers = {self.n_quantisers} or more a band"
+            raise bad_value("n_codes", wanted, self.n_codes)
+        if self.codebook != "fsq":
+            each("levels", self.levels, 0, "none where codebook is not 'fsq'")
+            return
+        for level in each("levels", self.levels, self.code_dim, "one of each of code_dim numbers"):
+            whole("levels", level, at_least=3, at_most=2**16)
+        if any(math.prod(self.levels) != K for K in self.n_codes):
+            wanted = f"{math.prod(self.levels)}, the product of levels {self.levels}, a band"
+            raise bad_value("n_codes", wanted, self.n_codes)
+        if self.gradient != "straight_through" or self.orthogonal:
+            wanted = "'straight_through' and 0 where codebook is 'fsq': no code is learned"
+            raise bad_value("gradient, orthogonal", wanted, (self.gradient, self.orthogonal))
 
     @property
     def hop(self) -> int:
@@ -115,15 +142,24 @@ class TokenizerConfig:
         """How often the encoder halves time; at least once."""
         return halvings(self.inner_length, self.hop, self.token_width[band])
 
+    @property
+    def depth(self) -> int:
+        """Tokens of a place."""
+        return self.n_quantisers if self.codebook == "residual" else 1
+
     def grid(self, band: int) -> tuple[int, int]:
-        """Rows and columns of a band's tokens."""
+        """Rows and columns of a band's places, which have latents."""
         first, end = self.rows(band)
         return end - first, self.n_frames >> self.n_halvings(band)
 
-    def n_tokens(self, band: int) -> int:
-        """Tokens of a band."""
+    def n_places(self, band: int) -> int:
+        """Places of a band."""
         rows, columns = self.grid(band)
         return rows * columns
+
+    def n_tokens(self, band: int) -> int:
+        """Tokens of a band: all its places at the first depth, then at the next."""
+        return self.depth * self.n_places(band)
 
 
 def halvings(length: int, hop: int, width: int) -> int:
@@ -194,8 +230,29 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class VaeConfig:
+    """The Gaussian of a vae, between the encoders and the decoders of a TokenizerConfig."""
+
+    latent_dim: int = 16
+    noise: float = 0.3  # least standard deviation of p(x | z); that of the data is 1
+    free_bits: float = 0.0  # nats that each latent number has for nothing
+
+    def __post_init__(self) -> None:
+        whole("latent_dim", self.latent_dim)
+        number("noise", self.noise, more=True)
+        number("free_bits", self.free_bits)
+
+
+FAMILIES = ("vq", "vae")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The whole model: tokenizer, one prior a band, and the defaults of sampling."""
+    """The whole model: tokenizer, one prior a band, and the defaults of sampling.
+
+    With `vae` set it is a variational autoencoder, which has no tokens, and so no prior over them:
+    of the tokenizer it takes sizes, not codes, and of sampling the temperature.
+    """
 
     tokenizer: TokenizerConfig
     priors: tuple[PriorConfig, ...]
@@ -204,6 +261,7 @@ class ModelConfig:
     band_alignment: str = "time"  # "flat": as timevqvae 1.0.1, high tokens see low ones misplaced
     mask_polarity: str = "mask"  # "keep": as timevqvae 1.0.1, 36 % masked in training, not 64 %
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    vae: VaeConfig | None = None
 
     def __post_init__(self) -> None:
         one_of("band_alignment", self.band_alignment, ("time", "flat"))
@@ -211,8 +269,13 @@ class ModelConfig:
         whole("n_classes", self.n_classes, at_least=0)
         number("p_unconditional", self.p_unconditional, below=math.nextafter(1, 2))
         bands = self.tokenizer.bands
-        each("priors", self.priors, bands)
+        each("priors", self.priors, 0 if self.vae else bands, "one a band; none in a vae")
         each("steps", self.sampling.steps, bands)
+
+    @property
+    def family(self) -> str:
+        """A name in FAMILIES."""
+        return "vae" if self.vae else "vq"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -228,6 +291,7 @@ class ModelConfig:
                     "tokenizer": TokenizerConfig(**tuples(values["tokenizer"])),
                     "priors": tuple(PriorConfig(**prior) for prior in values["priors"]),
                     "sampling": SamplingConfig(**tuples(values["sampling"])),
+                    "vae": VaeConfig(**values["vae"]) if values.get("vae") else None,
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:

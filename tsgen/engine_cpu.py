@@ -27,7 +27,9 @@ class CpuEngine:
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
-        like = network.tokenizer.window_W
+        if why := no_token_a_place(network):
+            return why
+        like = network.like
         if like.device.type != "cpu" or like.dtype != torch.float32:
             return f"takes float32 weights on the CPU, not {like.dtype} on {like.device}"
         try:
@@ -77,7 +79,7 @@ class CpuEngine:
             if request.known is None:
                 known = torch.full((n, N), K, dtype=torch.int64, device="cpu")
             else:
-                known = request.known[band].clone()
+                known = request.known[band].to("cpu", copy=True)
                 check_ids("known", known, K)
             plan = masked_plan(settings.schedule, settings.steps[band], (known == K).sum(1))
             ids.append(known.contiguous())
@@ -97,7 +99,7 @@ class CpuEngine:
 
     def series(self, ids: list[Tensor]) -> Tensor:
         """(B, C, length), scaled as in training."""
-        ids = [t.contiguous() for t in ids]
+        ids = [t.cpu().contiguous() for t in ids]
         for t, K in zip(ids, self.config.tokenizer.n_codes, strict=True):
             check_ids("ids", t, K - 1)
         out, threads = self.empty(len(ids[0])), torch.get_num_threads()
@@ -106,12 +108,30 @@ class CpuEngine:
         return out
 
 
-def folded(config: dict[str, Any], state: dict[str, Tensor], threads: int) -> Any:
-    """The native engine of a network with this configuration and state."""
+def no_token_a_place(network: Network) -> str | None:
+    """Why engines of one token a place cannot run this network, or None if they can."""
+    if network.config.family == "vae":
+        return "draws tokens, and a vae has none"
+    if network.config.tokenizer.depth > 1:
+        return "takes one token a place, not the several of a residual codebook"
+    return None
+
+
+def folded(
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    threads: int,
+    backend: str = "cpu",
+    *device: int,
+) -> Any:
+    """The native engine of a network with this configuration and state.
+
+    backend:  "cpu", or "cuda" and then the index of a device
+    """
     wide = torch.float64, torch.float32
-    kept = {n: t.contiguous() for n, t in state.items() if t.dtype in wide}
+    kept = {n: t.cpu().contiguous() for n, t in state.items() if t.dtype in wide}
     listed = [(n, t.shape, t.data_ptr(), t.dtype == wide[0]) for n, t in kept.items()]
-    return native.kernels("cpu").Engine(json.dumps(config), listed, threads)
+    return native.kernels(backend).Engine(json.dumps(config), listed, threads, *device)
 
 
 def how(settings: SamplingConfig, seed: int, band: int) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from tsgen import dispatch, ops, persistent
+from tsgen.autoencoder import stage_widths
 from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig, one_of
+from tsgen.engine_cpu import no_token_a_place
 from tsgen.errors import RunError
 from tsgen.fused import FusedPrior, Kind
 from tsgen.layers import fold_norms
@@ -26,7 +28,6 @@ from tsgen.replay import Replay, Replays
 from tsgen.request import Request, check_ids
 from tsgen.schedule import masked_counts, masked_plan
 from tsgen.spans import span
-from tsgen.tokenizer import stage_widths
 
 MOST = 2**14  # samples at once: beyond, a GPU is busy anyway
 MEMORY = 0.5  # of what is free, for one graph; of all there is, for all graphs
@@ -67,7 +68,9 @@ class CudaEngine:
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
-        like = network.tokenizer.window_W
+        if why := no_token_a_place(network):
+            return why
+        like = network.like
         if like.device.type != "cuda":
             return f"takes weights on a GPU, not on {like.device}"
         kernels = [name for name in dispatch.PREFERENCE["cuda"] if name != "torch"]

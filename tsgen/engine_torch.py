@@ -33,7 +33,8 @@ class TorchEngine:
 
     @staticmethod
     def obstacle(network: Network) -> str | None:
-        """Nothing: it runs anywhere."""
+        """Nothing but a network without tokens: it runs anywhere."""
+        return "draws tokens, and a vae has none" if network.config.family == "vae" else None
 
     @torch.no_grad()
     def tokens(self, request: Request, settings: SamplingConfig) -> list[Tensor]:

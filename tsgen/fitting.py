@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -11,19 +12,27 @@ from numpy.typing import NDArray
 
 from tsgen import arguments
 from tsgen.config import (
+    FAMILIES,
     PRESETS,
     ModelConfig,
     Preset,
     SamplingConfig,
     SslConfig,
     TokenizerConfig,
+    VaeConfig,
     one_of,
+    whole,
 )
 from tsgen.data import Labels, as_series, warn_if_swapped
 from tsgen.errors import bad_value
 from tsgen.model import Model
 from tsgen.run import Run
 from tsgen.train import TrainConfig
+
+OF_CODES = {"n_codes", "codebook", "levels", "n_quantisers", "gradient", "orthogonal"}
+
+# of "fsq", at least 5 of each number, as Mentzer et al. 2023, section 4.1, advise
+LEVELS = ((6, 5), (8, 8), (5, 5, 5), (8, 6, 5), (8, 8, 8), (8, 5, 5, 5))
 
 VECTORS_PER_CODE = 8  # of the training set; a codebook for more would learn single series by heart
 
@@ -39,6 +48,12 @@ def fit(
     n_fft: int | None = None,
     bands: int | None = None,
     n_codes: int | tuple[int, ...] | None = None,
+    codebook: str | None = None,
+    levels: tuple[int, ...] | None = None,
+    n_quantisers: int | None = None,
+    gradient: str | None = None,
+    orthogonal: float | None = None,
+    family: str | VaeConfig = "vq",
     ssl: str | SslConfig | None = None,
     progress: bool | None = None,
     **training: Any,
@@ -51,7 +66,9 @@ def fit(
     out:       folder for the model, its log metrics.jsonl and the state to resume from
     resume:    go on where a run in `out` was killed; starts anew where there is nothing
     layout:    "ntc" if X is (n, length, channels)
-    n_fft, bands, n_codes: instead of the preset's
+    n_fft, bands, n_codes, codebook, levels, n_quantisers, gradient, orthogonal: of
+               tsgen.config.TokenizerConfig, instead of the preset's
+    family:    "vq", tokens and a prior over them; "vae", the continuous baseline, or its VaeConfig
     ssl:       self-supervision in stage 1: a name in tsgen.config.OBJECTIVES, or an SslConfig
     progress:  show bars; None shows them on a terminal
     training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed,
@@ -68,9 +85,14 @@ def fit(
         np.zeros(len(array), dtype=np.int64) if labels is None else labels.encode(y, len(array))
     )
     config = train_config(training | {"ssl": ssl})
-    sizes = {"n_fft": n_fft, "bands": bands, "n_codes": n_codes}
+    sizes: dict[str, Any]
+    sizes = {"n_fft": n_fft, "bands": bands, "n_codes": n_codes, "codebook": codebook}
+    sizes |= {"levels": levels, "n_quantisers": n_quantisers, "gradient": gradient}
+    sizes |= {"orthogonal": orthogonal}
     sizes = {k: arguments.plain(v) for k, v in sizes.items() if v is not None}
-    model = model_config(array, labels, preset, sizes)
+    model = model_config(array, labels, preset, sizes, family)
+    if model.family == "vae" and config.ssl is not None:
+        raise bad_value("ssl", "None for a vae, which has no stage of its own for it", config.ssl)
     folder = None if out is None else arguments.path(out, "out")
     return Run(array, classes, labels, model, config, folder).train(resume, progress)
 
@@ -90,13 +112,49 @@ def train_config(settings: dict[str, Any]) -> TrainConfig:
 
 
 def model_config(
-    array: NDArray[np.float32], labels: Labels | None, preset: str | Preset, sizes: dict[str, Any]
+    array: NDArray[np.float32],
+    labels: Labels | None,
+    preset: str | Preset,
+    sizes: dict[str, Any],
+    family: str | VaeConfig = "vq",
 ) -> ModelConfig:
     """The preset's sizes for these data."""
+    vae = vae_config(family, sizes)
     if not isinstance(preset, Preset):
         one_of("preset", preset, tuple(PRESETS))
         preset = PRESETS[preset]
-    n, C, L = array.shape
+    tokenizer = tokenizer_config(array.shape, preset, sizes)
+    bands = tokenizer.bands
+    return ModelConfig(
+        tokenizer=tokenizer,
+        priors=() if vae else preset.priors[:bands],
+        n_classes=len(labels.names) if labels else 0,
+        band_alignment=preset.band_alignment,
+        mask_polarity=preset.mask_polarity,
+        sampling=SamplingConfig(
+            steps=(10,) * bands, choice_temperature=preset.choice_temperature[:bands]
+        ),
+        vae=vae,
+    )
+
+
+def vae_config(family: str | VaeConfig, sizes: dict[str, Any]) -> VaeConfig | None:
+    """The settings of a vae, if that is the family."""
+    if not isinstance(family, VaeConfig):
+        one_of("family", family, FAMILIES)
+        if family == "vq":
+            return None
+        family = VaeConfig()
+    if codes := set(sizes) & OF_CODES:
+        raise bad_value(", ".join(sorted(codes)), "none for a vae, which has no codes", "some")
+    return family
+
+
+def tokenizer_config(
+    shape: tuple[int, ...], preset: Preset, sizes: dict[str, Any]
+) -> TokenizerConfig:
+    """The preset's sizes for series (n, channels, length), with as many codes as suit them."""
+    n, C, L = shape
     values = preset.tokenizer | sizes
     bands = values.get("bands", 2)
     one_of("bands", bands, (1, 2))
@@ -104,20 +162,32 @@ def model_config(
         values = {"token_width": (32,), "n_codes": (1024,)} | values
     codes = values.get("n_codes", (1024,) * bands)
     values["n_codes"] = codes if isinstance(codes, tuple) else (codes,) * bands
-    tokenizer = TokenizerConfig(n_channels=C, length=L, **values)
+    fsq = values.get("codebook") == "fsq"
+    if fsq:  # sized without codes first: those are as many as the levels make
+        values["codebook"] = "euclidean"
+        levels = values.pop("levels", None)
+    config = TokenizerConfig(n_channels=C, length=L, **values)
     if preset.adapt_codes and "n_codes" not in sizes:
-        fewer = tuple(enough_codes(n, tokenizer, band) for band in range(bands))
-        tokenizer = dataclasses.replace(tokenizer, n_codes=fewer)
-    return ModelConfig(
-        tokenizer=tokenizer,
-        priors=preset.priors[:bands],
-        n_classes=len(labels.names) if labels else 0,
-        band_alignment=preset.band_alignment,
-        mask_polarity=preset.mask_polarity,
-        sampling=SamplingConfig(
-            steps=(10,) * bands, choice_temperature=preset.choice_temperature[:bands]
-        ),
-    )
+        fewer = tuple(enough_codes(n, config, band) for band in range(bands))
+        config = dataclasses.replace(config, n_codes=fewer)
+    return on_a_grid(config, levels, "n_codes" not in sizes) if fsq else config
+
+
+def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConfig:
+    """With codebook "fsq": of these levels, or of the finest grid that has no more codes.
+
+    free: whether the number of codes follows from the levels, or has to agree
+    """
+    if levels is None:
+        fit = [grid for grid in LEVELS if math.prod(grid) <= max(config.n_codes)]
+        levels = max(fit or LEVELS[:1], key=math.prod)
+    if not isinstance(levels, tuple) or not levels:
+        raise bad_value("levels", "a tuple, one of each number of a code", repr(levels))
+    for level in levels:
+        whole("levels", level, at_least=3, at_most=2**16)
+    codes = (math.prod(levels),) * config.bands if free else config.n_codes
+    how: dict[str, Any] = {"codebook": "fsq", "levels": levels, "code_dim": len(levels)}
+    return dataclasses.replace(config, n_codes=codes, **how)
 
 
 def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:

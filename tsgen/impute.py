@@ -40,7 +40,7 @@ def known_tokens(
         # the last column answers for what is left of the series
         end = (column + 1) * stride + config.n_fft if column + 1 < columns else None
         known[:, column] = ~missing_NL[:, first:end].any(1)
-    return np.tile(known, (1, rows))
+    return np.tile(known, (1, config.depth * rows))
 
 
 def masked(

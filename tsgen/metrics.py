@@ -88,7 +88,7 @@ def fid(
     of x_real is 1, whatever D. So the distance is not symmetric.
     Raises ArgumentError or ArgumentTypeError. Source: Heusel et al. 2017.
     """
-    x = _check_series(real=x_real, generated=x_generated)
+    x = check_series(real=x_real, generated=x_generated)
     z = _extract(x, features, 1000, seed)
     return _feature_fid(z["real"], z["generated"])
 
@@ -110,7 +110,7 @@ def evaluate_fid(
     n_kernels, seed: of the default features; seed also of the subsample.
     Raises ArgumentError or ArgumentTypeError. Source: Heusel et al. 2017.
     """
-    x = _check_series(train=x_train, test=x_test, generated=x_generated)
+    x = check_series(train=x_train, test=x_test, generated=x_generated)
     return _fid_score(_extract(x, features, n_kernels, seed), seed)
 
 
@@ -133,8 +133,8 @@ def ridge_accuracy(
     10 from 1e-3 to 1e3 with the least leave-one-out squared error.
     Raises ArgumentError or ArgumentTypeError. Source: Dempster et al. 2020, section 3.3.
     """
-    x = _check_series(train=x_train, test=x_test)
-    y = _check_labels(x, train=y_train, test=y_test)
+    x = check_series(train=x_train, test=x_test)
+    y = check_labels(x, train=y_train, test=y_test)
     return _accuracy(_extract(x, features, 1000, seed), y, "train")
 
 
@@ -156,8 +156,8 @@ def tstr(
     x_test, y_test, features, seed: as there. Raises ArgumentError or ArgumentTypeError.
     Source: Esteban et al. 2017, section 4; CAS of Ravuri and Vinyals 2019 (arXiv 1905.10887).
     """
-    x = _check_series(generated=x_generated, test=x_test)
-    y = _check_labels(x, generated=y_generated, test=y_test)
+    x = check_series(generated=x_generated, test=x_test)
+    y = check_labels(x, generated=y_generated, test=y_test)
     return _accuracy(_extract(x, features, 1000, seed), y, "generated")
 
 
@@ -177,8 +177,8 @@ def evaluate_tstr(
 
     Arguments and errors as in `evaluate`; features as in `fid`. All generated series are used.
     """
-    x = _check_series(train=x_train, test=x_test, generated=x_generated)
-    y = _check_labels(x, train=y_train, test=y_test, generated=y_generated)
+    x = check_series(train=x_train, test=x_test, generated=x_generated)
+    y = check_labels(x, train=y_train, test=y_test, generated=y_generated)
     return _tstr_score(_extract(x, features, n_kernels, seed), y, seed)
 
 
@@ -201,8 +201,8 @@ def evaluate(
         FID's subsample. Several seeds show the spread.
     Raises ArgumentError or ArgumentTypeError, before any work.
     """
-    x = _check_series(train=x_train, test=x_test, generated=x_generated)
-    y = _check_labels(x, train=y_train, test=y_test, generated=y_generated)
+    x = check_series(train=x_train, test=x_test, generated=x_generated)
+    y = check_labels(x, train=y_train, test=y_test, generated=y_generated)
     z = _extract(x, None, n_kernels, seed)
     return {"fid": _fid_score(z, seed), "tstr": _tstr_score(z, y, seed)}
 
@@ -232,7 +232,7 @@ def _accuracy(z: dict[str, Doubles], y: dict[str, Strings], train: str) -> float
     return float((ridge_predict(z[train], y[train], z["test"]) == y["test"]).mean())
 
 
-def _check_series(**sets: object) -> dict[str, Floats]:
+def check_series(**sets: object) -> dict[str, Floats]:
     """Checked series, every set of the first one's channels and length."""
     x = {name: as_series(series, name=f"x_{name}") for name, series in sets.items()}
     first, form = next((name, x_BCL.shape[1:]) for name, x_BCL in x.items())
@@ -245,7 +245,7 @@ def _check_series(**sets: object) -> dict[str, Floats]:
     return x
 
 
-def _check_labels(x: dict[str, Floats], **sets: object) -> dict[str, Strings]:
+def check_labels(x: dict[str, Floats], **sets: object) -> dict[str, Strings]:
     """The names of the labels (1, 1.0 and "1" are one class); generated ones occur in train."""
     y = {}
     for name, labels in sets.items():

@@ -49,7 +49,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.network.tokenizer.window_W.device
+        return self.network.like.device
 
     def to(self, device: str | torch.device) -> Self:
         """Move the weights; returns the model."""
@@ -174,6 +174,7 @@ class Model:
         returns:  (n, channels, length) float32; known values come back unchanged
         raises:   ArgumentError, ArgumentTypeError
         """
+        self.needs_tokens("impute")
         array = as_series(x, layout=layout, name="x", allow_nan=True)
         self.check_shape(array)
         return self.filled(array, self.order(len(array), label, seed, None, settings))
@@ -210,6 +211,7 @@ class Model:
         returns:  (m, n, channels, horizon) float32; future k of series i is sample i * n + k
         raises:   ArgumentError, ArgumentTypeError
         """
+        self.needs_tokens("forecast")
         C, L = self.shape
         past = as_series(history, layout=layout, name="history", allow_nan=True)
         horizon, n = arguments.count(horizon, "horizon"), arguments.count(n, "n")
@@ -231,6 +233,7 @@ class Model:
 
         raises:  ArgumentError, ArgumentTypeError
         """
+        self.needs_tokens("encode")
         array = as_series(x, layout=layout, name="x")
         self.check_shape(array)
         return torch.cat(self.tokens(array), 1).cpu().numpy()
@@ -240,6 +243,7 @@ class Model:
 
         raises:  ArgumentError, ArgumentTypeError
         """
+        self.needs_tokens("decode")
         bands = arguments.token_ids(ids, self.config.tokenizer)
         out = np.empty((len(bands[0]), *self.shape), dtype=np.float32)
         engine = Sampler(self.network).engine
@@ -258,6 +262,12 @@ class Model:
         size = min(MOST_ENCODED, Sampler(self.network).engine.at_once) if like.is_cuda else CHUNK
         parts = [encode(part.to(like)) for part in scaled.split(size)]
         return [torch.cat(band) for band in zip(*parts, strict=True)]
+
+    def needs_tokens(self, what: str) -> None:
+        """Refuse what is done with tokens for a model that has none."""
+        if self.config.family != "vq":
+            wanted = "a model of family 'vq', which has tokens"
+            raise bad_value(f"{what} of model", wanted, f"one of family {self.config.family!r}")
 
     def check_shape(self, array: Floats) -> None:
         """Refuse series of another shape than the model's."""
@@ -282,6 +292,9 @@ class Model:
     def settings(self, changes: dict[str, Any]) -> SamplingConfig:
         """The model's own defaults of sampling with some changes."""
         bands = self.config.tokenizer.bands
+        if self.config.family == "vae" and (others := set(changes) - {"temperature"}):
+            wanted = "only temperature: a vae draws at once, and without guidance"
+            raise bad_value("settings", wanted, ", ".join(sorted(others)))
         return arguments.changed(self.config.sampling, changes, bands)
 
     def class_ids(self, label: object, n: int) -> int | Ints:

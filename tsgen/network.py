@@ -1,4 +1,4 @@
-"""Everything that has weights: the tokenizer and one prior per band."""
+"""Everything that has weights: the tokenizer and one prior per band, or a vae."""
 
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from tsgen.config import ModelConfig
 from tsgen.prior import Prior
 from tsgen.tokenizer import Tokenizer
+from tsgen.vae import Vae
 
 
 class Unfilled(TorchFunctionMode):
@@ -23,13 +24,27 @@ class Unfilled(TorchFunctionMode):
 
 
 class Network(nn.Module):
-    """Tokenizer and priors, as one module: train, move, compile and save it like any other."""
+    """Tokenizer and priors, as one module: train, move, compile and save it like any other.
+
+    A vae, if that is the family, instead of both.
+    """
+
+    tokenizer: Tokenizer
+    vae: Vae
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = Tokenizer(config.tokenizer)
-        self.priors = nn.ModuleList([Prior(config, b) for b in range(config.tokenizer.bands)])
+        if config.family == "vae":
+            self.vae = Vae(config)
+        else:
+            self.tokenizer = Tokenizer(config.tokenizer)
+        self.priors = nn.ModuleList([Prior(config, b) for b in range(len(config.priors))])
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor with the device and the dtype of the weights."""
+        return (self.vae if self.config.family == "vae" else self.tokenizer).window_W
 
     @staticmethod
     def shapes(config: ModelConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:

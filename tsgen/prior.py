@@ -30,9 +30,11 @@ class Context(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         tokenizer, E = config.tokenizer, config.priors[1].embed_dim
-        self.grid, self.n_low = tokenizer.grid(1), tokenizer.n_tokens(0)
+        rows, columns = tokenizer.grid(1)
+        self.depth, self.n_low = tokenizer.depth, tokenizer.n_places(0)
+        self.grid = self.depth * rows, columns  # of tokens: each depth is as good as more rows
         self.aligned = config.band_alignment == "time"
-        # places of the high band for each low token, in time
+        # columns of the high band for each place of the low one
         self.finer = max(1, round(self.grid[1] / self.n_low)) if self.aligned else 1
         self.n_rows = self.grid[0] if self.aligned else 1  # that have maps of their own
         maps = self.n_rows * self.finer
@@ -52,7 +54,9 @@ class Context(nn.Module):
         weight_DE: the linear map that comes next, taken in one with the last convolution
         """
         x_BME = dropped(F.embedding(low_BM, self.embed()), self.dropout, self.training)
-        (B, M), (rows, width) = low_BM.shape, self.grid
+        if self.depth > 1:  # what stands at a place is the sum of its tokens
+            x_BME = x_BME.unflatten(1, (self.depth, -1)).sum(1)
+        (B, M, _), (rows, width) = x_BME.shape, self.grid
         if not self.aligned:
             return self.convolved(x_BME, rows * width, weight_DE).mT
         maps = self.convolved(x_BME, M, weight_DE).view(B, rows, -1, self.finer, M)

@@ -23,6 +23,7 @@ from tsgen.model import Model
 from tsgen.network import Network
 from tsgen.prior import Prior, draw_n_masked, training_masks
 from tsgen.ssl.learner import Learner
+from tsgen.stage_vae import vae_stage
 from tsgen.tokenizer import code_use
 from tsgen.train import Stage, TrainConfig, Trainer, part, seeded
 
@@ -61,6 +62,8 @@ class Run:
     def stages(self) -> dict[str, tuple[torch.nn.Module, Callable[[], Stage]]]:
         """What is trained one after the other: the tokenizer, then the prior of each band."""
         stages: dict[str, tuple[torch.nn.Module, Callable[[], Stage]]]
+        if self.network.config.family == "vae":
+            return {"vae": (self.network.vae, functools.partial(vae_stage, self))}
         stages = {"tokenizer": (self.network.tokenizer, self.tokenizer_stage)}
         for band, prior in enumerate(self.network.each_prior()):
             stages[f"prior_{band}"] = prior, functools.partial(self.prior_stage, band)

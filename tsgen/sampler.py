@@ -21,7 +21,9 @@ from tqdm.auto import tqdm
 from tsgen.config import SamplingConfig, one_of
 from tsgen.engine_cpu import CpuEngine
 from tsgen.engine_cuda import CudaEngine
+from tsgen.engine_cuda_cpp import CudaCppEngine
 from tsgen.engine_torch import TorchEngine
+from tsgen.engine_vae import VaeEngine
 from tsgen.errors import bad_value
 from tsgen.network import Network
 from tsgen.request import Ints, Request, chunks, padded
@@ -52,9 +54,16 @@ class Engine(Protocol):
         """Both."""
 
 
-ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "cpu": CpuEngine, "cuda": CudaEngine}
+ENGINES: dict[str, type[Engine]] = {
+    "torch": TorchEngine,
+    "cpu": CpuEngine,
+    "cuda": CudaEngine,
+    "cuda_cpp": CudaCppEngine,
+    "vae": VaeEngine,
+}
 
-PREFERENCE = ("cuda", "cpu", "torch")  # with no engine named: the first with no obstacle
+# with no engine named: the first with no obstacle
+PREFERENCE = ("cuda", "cuda_cpp", "cpu", "torch", "vae")
 
 # network: its weights' addresses and versions, and engines made of them by name
 _made: weakref.WeakKeyDictionary[Network, tuple[Any, dict[str, Engine]]]
@@ -93,7 +102,7 @@ class Sampler:
         settings:  how to draw them
         yields:    (b,) places; ids (b, N) per band; series (b, C, length), scaled as in training
         """
-        own = str(self.network.tokenizer.window_W.dtype).removeprefix("torch.")
+        own = str(self.network.like.dtype).removeprefix("torch.")
         if settings.dtype not in (None, own) and not isinstance(self.engine, CudaEngine):
             got = f"{settings.dtype!r}, which only engine 'cuda' has beside the weights' own"
             raise bad_value("dtype", f"None or {own!r}", got)

@@ -35,7 +35,10 @@ CALIBRATION_STEPS = 20  # after which a budget in minutes becomes one in steps
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Pairs are for stage 1, the tokenizer, and stage 2, the prior."""
+    """How to train. Pairs are for stage 1, the tokenizer, and stage 2, the prior.
+
+    A vae has one stage, with the steps of both and the first learning rate.
+    """
 
     steps: tuple[int, int] = (2000, 1500)
     minutes: float | None = None  # instead of steps: for both stages together

@@ -6,6 +6,9 @@
 
 #include "c_api/call.h"
 #include "model/json.h"
+#ifdef TSGEN_WITH_CUDA
+#include "cuda/engine/engine.h"
+#endif
 
 struct tsgen_model {
   tsgen::Model model;
@@ -16,7 +19,25 @@ namespace {
 using namespace tsgen::c_api;
 using tsgen::bad_value;
 
+constexpr int64_t MOST_GPUS = 1024;
 constexpr int64_t LARGEST_INDEX = (INT64_C(1) << 62) - 1;
+
+#ifdef TSGEN_WITH_CUDA
+auto engine_on(tsgen_device device) {
+  if (device != TSGEN_CPU) tsgen::cuda::check_device(device - TSGEN_CUDA);
+  return
+      [device](const tsgen::ModelConfig& config, const tsgen::Tensors& state, int64_t n_threads) {
+        if (device == TSGEN_CPU) return tsgen::cpu_engine(config, state, n_threads);
+        return tsgen::cuda::make_engine(config, state, n_threads, device - TSGEN_CUDA);
+      };
+}
+#else
+auto engine_on(tsgen_device device) {
+  if (device != TSGEN_CPU)
+    throw tsgen::Unsupported("device: wanted one that this library was built for, got CUDA");
+  return tsgen::cpu_engine;
+}
+#endif
 
 // Fill in the caller's structure, which may be of a newer tsgen.h: what we do not know becomes 0.
 template <typename T>
@@ -75,10 +96,8 @@ tsgen_status tsgen_model_load(const char* folder, tsgen_device device, int32_t n
     check_given("model", model);
     *model = nullptr;
     check_given("folder", folder);
-    check_range("device", device, TSGEN_CPU, TSGEN_CUDA);
-    if (device == TSGEN_CUDA)
-      throw tsgen::Unsupported("device: wanted one that this library was built for, got CUDA");
-    *model = new tsgen_model{tsgen::Model(folder, threads(n_threads))};
+    check_range("device", device, TSGEN_CPU, TSGEN_CUDA + MOST_GPUS - 1);
+    *model = new tsgen_model{tsgen::Model(folder, engine_on(device), threads(n_threads))};
   });
 }
 

@@ -19,8 +19,6 @@ constexpr int BLOCK_THREADS = 256, BLOCK_WARPS = BLOCK_THREADS / WARP;
 constexpr int K_STEP = 32;               // of a product, so rows of 16-bit numbers are padded to it
 constexpr float SMALLEST_NORM = 1e-12f;  // as in tsgen/ops/attention.py
 
-__host__ __device__ constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
-
 // Weights of one layer, as tsgen/ops/transformer_block.py has them; `T` are the rows' own type.
 template <typename T>
 struct BlockWeights {

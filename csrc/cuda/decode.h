@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/machine/device.h"
+
 namespace tsgen::cuda {
 
 constexpr int MOST_LAYERS = 16, MOST_STEPS = 64, LAYER_TENSORS = 15;
@@ -42,5 +44,15 @@ struct DecodePlan {
   int left[MOST_STEPS];      // masked places after each step
   double noise[MOST_STEPS];  // weight of the noise on the confidence
 };
+
+// Layers up to 128 wide, of less than 80 tokens, have faster kernels, see narrow.cuh.
+constexpr int NARROW = 128, NARROW_TOKENS = 80;
+inline bool is_narrow(const BlockSizes& z) {
+  return z.D <= NARROW && z.H * z.Dh <= NARROW && z.F <= NARROW && z.Dh <= 64 &&
+         z.T < NARROW_TOKENS;
+}
+void decode_narrow(const Launch& on, const DecodeTables& tables, const DecodeSizes& sizes,
+                   const DecodeRequest& request, const DecodePlan& plan);
+int64_t decode_narrow_shared(const DecodeSizes& sizes);  // INT64_MAX: too many tokens, twice
 
 }  // namespace tsgen::cuda

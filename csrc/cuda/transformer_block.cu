@@ -1,5 +1,6 @@
-// One transformer block in one kernel: a CTA takes whole sequences, see block.cuh.
-#include "cuda/block.cuh"
+// One transformer block in one kernel: a CTA takes whole sequences, see narrow.cuh for layers up to
+// 128 wide, block.cuh for wider ones.
+#include "cuda/narrow.cuh"
 #include "ops_cuda.h"
 
 namespace tsgen::cuda {
@@ -23,19 +24,66 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 1)
   });
 }
 
+template <typename T, bool full>
+__global__ void __launch_bounds__(NARROW_THREADS, 1)
+    transformer_block_narrow_kernel(const T* x, T* out, BlockWeights<T> weights,  // x (S T, D)
+                                    const __grid_constant__ BlockSizes sizes,
+                                    const __grid_constant__ NarrowRoom room, int64_t n_rows) {
+  char* const memory = &shared<char>();
+  const NarrowTile<T, full> tile(memory, sizes, room);
+  const LayerPanels<T> layer{sizes};
+  PanelSource<T>* const table = (PanelSource<T>*)(memory + room.n_bytes);
+  for (int i = threadIdx.x; i < layer.count(); i += NARROW_THREADS) table[i] = layer.at(weights, i);
+  tile.attention.clear_keys();
+
+  const int D = tile.D(), M = room.G * sizes.T;
+  const int64_t first = (int64_t)blockIdx.x * M;
+  for (int m = threadIdx.x / WARP; m < M; m += NARROW_WARPS)
+    for (int i = threadIdx.x % WARP; i < D; i += WARP)
+      tile.x[m * D + (i ^ tile.twist(m))] = first + m < n_rows ? load(x[(first + m) * D + i]) : 0;
+  __syncthreads();
+  PanelRing<T, TablePanels<T>> panels((T*)memory, room.depth, {table, layer.count()});
+  panels.start();
+  tile.layer(weights, panels, 0);
+  panels.stop();
+  __syncthreads();
+  for (int m = threadIdx.x / WARP; m < M; m += NARROW_WARPS)
+    for (int i = threadIdx.x % WARP; i < D && first + m < n_rows; i += WARP)
+      out[(first + m) * D + i] = store<T>(tile.x[m * D + (i ^ tile.twist(m))]);
+}
+
+int64_t narrow_bytes(const BlockSizes& z, int G) {
+  const NarrowRoom room = narrow_room(z, G);
+  return room.n_bytes + LayerPanels<Half>{z}.count() * (int64_t)sizeof(PanelSource<Half>);
+}
+
 template <typename T>
-void start(const Launch& on, const void* x, void* out, const BlockWeights<T>& weights,
+void start_narrow(const Launch& on, const T* x, T* out, const BlockWeights<T>& weights,
+                  const BlockSizes& sizes, int64_t S) {
+  int fit = most_narrow(sizes.T);
+  while (fit > 1 && narrow_bytes(sizes, fit) > most_shared(on.device)) --fit;
+  const int G = together(S, fit, on.device);
+  const auto kernel = sizes.D == WIDTH ? transformer_block_narrow_kernel<T, true>
+                                       : transformer_block_narrow_kernel<T, false>;
+  launch(on, kernel, ceil_div(S, G), NARROW_THREADS, narrow_bytes(sizes, G), x, out, weights, sizes,
+         narrow_room(sizes, G), S * sizes.T);
+}
+
+template <typename T>
+void start(const Launch& on, const T* x, T* out, const BlockWeights<T>& weights,
            const BlockSizes& sizes, int64_t S) {
+  if (is_narrow(sizes)) return start_narrow(on, x, out, weights, sizes, S);
   const int fit = MOST_ROWS / sizes.T;
   const BlockRoom room = block_room(sizes, together(S, fit, on.device));
-  launch(on, transformer_block_kernel<T>, ceil_div(S, room.G), BLOCK_THREADS, room.n_bytes,
-         (const T*)x, (T*)out, weights, sizes, room, S * sizes.T);
+  launch(on, transformer_block_kernel<T>, ceil_div(S, room.G), BLOCK_THREADS, room.n_bytes, x, out,
+         weights, sizes, room, S * sizes.T);
 }
 
 }  // namespace
 
 int64_t transformer_block_shared(int64_t T, int64_t D, int64_t H, int64_t Dh, int64_t F) {
   const BlockSizes sizes{(int)T, (int)D, (int)H, (int)Dh, (int)F, 0, 0};
+  if (is_narrow(sizes)) return narrow_bytes(sizes, 1);
   return T < MOST_ROWS ? block_room(sizes, MOST_ROWS / (int)T).n_bytes : INT64_MAX;
 }
 
@@ -65,7 +113,7 @@ void transformer_block(const Launch& on, const void* x, const float* gain_in, co
                                        (const Number*)out_weight,
                                        (const Number*)up,
                                        (const Number*)down};
-    start(on, x, out, weights, sizes, S);
+    start(on, (const Number*)x, (Number*)out, weights, sizes, S);
   };
   if (on.dtype == Dtype::bfloat16) return run(BFloat16());
   run(Half());

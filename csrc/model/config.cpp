@@ -11,10 +11,10 @@ namespace {
 
 const double ONE_TOO = std::nextafter(1.0, 2.0);  // `below` this: 1 is allowed
 
-void check_each(const char* name, const std::vector<int64_t>& values, int64_t bands, int64_t least,
-                int64_t most = LARGEST) {
-  if ((int64_t)values.size() != bands)
-    throw bad_value(name, std::to_string(bands) + ", one a band", std::to_string(values.size()));
+void check_each(const char* name, const std::vector<int64_t>& values, int64_t n, int64_t least,
+                int64_t most = LARGEST, const char* what = "one a band") {
+  if ((int64_t)values.size() != n)
+    throw bad_value(name, std::to_string(n) + ", " + what, std::to_string(values.size()));
   for (const int64_t value : values) check_whole(name, value, least, most);
 }
 
@@ -27,7 +27,14 @@ TokenizerConfig parse_tokenizer(const Json& values) {
   c.init_dim = f.whole("init_dim", 4), c.max_dim = f.whole("max_dim", 128);
   c.hidden_dim = f.whole("hidden_dim", 128), c.n_resblocks = f.whole("n_resblocks", 2);
   c.code_dim = f.whole("code_dim", 8);
-  c.cosine = f.choice("codebook", {"euclidean", "cosine"}) == 1;
+  const int64_t codebook = f.choice("codebook", {"euclidean", "cosine", "residual", "fsq"});
+  if (codebook == 2)
+    throw Unsupported("codebook: wanted one with a code for each place, got \"residual\"");
+  c.cosine = codebook == 1;
+  c.levels = f.wholes("levels", {});
+  check_each("levels", c.levels, codebook == 3 ? c.code_dim : 0, 3, 65536, "one a dim of fsq");
+  check_whole("n_quantisers", f.whole("n_quantisers", 2), 2);
+  f.choice("gradient", {"straight_through", "rotation"});
   check_number("dropout", f.number("dropout", 0.3), 0, 1);
   check_number("ema_decay", f.number("ema_decay", 0.8), 0, 1);
   for (const char* const name : {"commitment", "orthogonal", "restart_below"})
@@ -137,6 +144,8 @@ void check(const SamplingConfig& c, int64_t bands) {
 
 ModelConfig parse_config(const Json& values) {
   Fields f(values, "model");
+  if (const Json* const vae = f.find("vae"); vae && vae->kind != Json::Kind::null)
+    throw Unsupported("family: wanted \"vq\", a model of tokens, got \"vae\"");
   ModelConfig c{};
   c.tokenizer = parse_tokenizer(f.required("tokenizer"));
   const Json& priors = f.required("priors");

@@ -17,6 +17,7 @@ struct TokenizerConfig {
   std::vector<int64_t> n_codes;
   int64_t code_dim;
   bool cosine;
+  std::vector<int64_t> levels;  // that each number of a code has, for codes that are a grid (FSQ)
 
   int64_t hop() const;
   int64_t inner_length() const;  // of the series that is transformed
@@ -58,7 +59,8 @@ struct ModelConfig {
   SamplingConfig sampling;
 };
 
-// Throw std::invalid_argument for anything unknown, missing or out of range.
+// Throw std::invalid_argument for anything unknown, missing or out of range; Unsupported for what
+// only Python has.
 ModelConfig parse_config(const Json& values);
 void check(const SamplingConfig& sampling, int64_t bands);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "levels.h"
 #include "model/fold.h"
 #include "ops.h"
 
@@ -128,6 +129,8 @@ Floats Encoder::down(const Image& latents, int64_t n_threads) const {
       for (int64_t d = 0; d < D; ++d)
         out[(b * N + i) * D + d] = planes[(b * D + d) * N + i] / length[i] + project_bias_[d];
   }
+  for (size_t i = 0; i < out.size() && !config_.levels.empty(); ++i)
+    out[i] = bounded(out[i], config_.levels[i % D]);
   for (int64_t row = 0; row < latents.B * N && config_.cosine; ++row) {
     float* const x = &out[row * D];
     const float length = lengths(x, D, 1, 1)[0];
@@ -136,12 +139,12 @@ Floats Encoder::down(const Image& latents, int64_t n_threads) const {
   return out;
 }
 
-void Encoder::encode(const Floats& x, int64_t n, int64_t n_threads, int64_t* ids) const {
+void Encoder::encode(const float* x, int64_t n, int64_t n_threads, int64_t* ids) const {
   const TokenizerConfig& z = config_;
   const int64_t F = z.n_rows(band_), T = z.n_frames();
   Image image{n, 2 * z.n_channels, F, T, Floats(n * 2 * z.n_channels * F * T)};
-  cpu::stft(x.data(), window_.data(), image.values.data(), n * z.n_channels, z.inner_length(),
-            z.n_fft, z.hop(), z.first_row(band_), F, T, n_threads);
+  cpu::stft(x, window_.data(), image.values.data(), n * z.n_channels, z.inner_length(), z.n_fft,
+            z.hop(), z.first_row(band_), F, T, n_threads);
   for (const Stage& stage : stages_) {
     image = stage.down.conv.of(image, nullptr, n_threads);
     stage.down.snake.apply(image, n_threads);

@@ -58,7 +58,7 @@ class Encoder {
   Encoder(const TokenizerConfig& config, int64_t band, const Scope& tokenizer);
 
   // x (n, C, inner_length), scaled as in training; ids (n, n_tokens)
-  void encode(const Floats& x, int64_t n, int64_t n_threads, int64_t* ids) const;
+  void encode(const float* x, int64_t n, int64_t n_threads, int64_t* ids) const;
 
  private:
   // The latents in the codes' own space: (n * n_tokens, code_dim).

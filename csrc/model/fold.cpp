@@ -34,31 +34,26 @@ Doubles compared_codes(const TokenizerConfig& config, int64_t band, const Scope&
   return codes;
 }
 
-void fold(const ModelConfig& config, const Tensors& state, int64_t n_threads, cpu::Engine& engine) {
+Folded fold(const ModelConfig& config, const Tensors& state, int64_t n_threads) {
   const Scope root(state);
   const int64_t bands = config.tokenizer.bands;
-  std::vector<FoldedPrior> priors(bands);
-  std::vector<FoldedDecoder> decoders(bands);
+  Folded out{std::vector<FoldedPrior>(bands), std::vector<FoldedDecoder>(bands)};
   std::vector<std::exception_ptr> errors(2 * bands);
   // in one loop, for a pool of threads that others use too: each loop may wait for them
   cpu::parallel_for(2 * bands, n_threads, [&](int64_t task, int64_t) {
     const int64_t band = task % bands;
     try {
       if (task < bands)
-        priors[band] = fold_prior(config, band, root["priors"][band]);
+        out.priors[band] = fold_prior(config, band, root["priors"][band]);
       else
-        decoders[band] = fold_decoder(config.tokenizer, band, root["tokenizer"]);
+        out.decoders[band] = fold_decoder(config.tokenizer, band, root["tokenizer"]);
     } catch (...) {
       errors[task] = std::current_exception();
     }
   });
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);
-  for (const FoldedPrior& p : priors)
-    engine.add_prior(p.sizes, p.flat.data(), (int64_t)p.flat.size(), p.column_token.data(),
-                     p.place_source.data());
-  for (const FoldedDecoder& d : decoders)
-    engine.add_decoder(d.sizes, d.flat.data(), (int64_t)d.flat.size(), d.sample_frame.data());
+  return out;
 }
 
 }  // namespace tsgen

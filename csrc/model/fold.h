@@ -27,6 +27,11 @@ struct FoldedDecoder {
   std::vector<int64_t> sample_frame;
 };
 
+struct Folded {
+  std::vector<FoldedPrior> priors;
+  std::vector<FoldedDecoder> decoders;
+};
+
 // Every sample as a sum over frames: the inverse transform, and the resampling after it.
 struct SampleTaps {
   int64_t n_taps;
@@ -36,10 +41,12 @@ struct SampleTaps {
 
 FoldedPrior fold_prior(const ModelConfig& config, int64_t band, const Scope& prior);
 FoldedDecoder fold_decoder(const TokenizerConfig& config, int64_t band, const Scope& tokenizer);
+// The arrays of csrc/cuda/engine/encoder.h in their order; the CPU's encoder folds nothing.
+Floats fold_encoder(const TokenizerConfig& config, int64_t band, const Scope& tokenizer);
 SampleTaps sample_taps(const TokenizerConfig& config, int64_t band);
 
-// The whole engine. Throws std::invalid_argument for tensors that are not those of `config`.
-void fold(const ModelConfig& config, const Tensors& state, int64_t n_threads, cpu::Engine& engine);
+// All that draws. Throws std::invalid_argument for tensors that are not those of `config`.
+Folded fold(const ModelConfig& config, const Tensors& state, int64_t n_threads);
 
 // In float32, behind what is there.
 void append(Floats& flat, const Doubles& values);
@@ -49,6 +56,19 @@ struct Affine {
   Doubles gain, shift;
 };
 Affine folded_norm(const Scope& norm, int64_t n);
+
+// A Snake's frequencies (C), 0 as what is closest to it.
+Doubles frequencies(const Scope& snake, int64_t C);
+// Frequency, and gain and shift of the normalisation where there is one: (C) each.
+void append_snake(Floats& flat, const Scope& snake, int64_t C, bool normalised);
+// Taps of a convolution of each channel by itself: (rows, width, C) of weight (C, 1, rows, width).
+Doubles taps_first(const Scope& depthwise, int64_t C, int64_t rows, int64_t width);
+// Such taps, their bias (C), and the product after it, (O, C) and (O).
+void append_conv(Floats& flat, const Scope& depthwise, const Scope& pointwise, int64_t C, int64_t O,
+                 int64_t rows, int64_t width);
+// A residual block but for its skip, and what follows its first product.
+void append_res_block(Floats& flat, const Scope& block, int64_t C, int64_t O, int64_t rows);
+void append_second_half(Floats& flat, const Scope& block, int64_t C, int64_t rows);
 
 // Codes (K, code_dim) as they are compared and decoded: of length 1 if cosine.
 Doubles compared_codes(const TokenizerConfig& config, int64_t band, const Scope& codebook);

@@ -10,54 +10,6 @@
 namespace tsgen {
 namespace {
 
-constexpr double SMALLEST_A = 1e-9;  // as ops/snake.py has it
-
-// Frequencies, 0 as what is closest to it.
-Doubles frequencies(const Scope& snake, int64_t C) {
-  Doubles a = snake.doubles("a_C", {C});
-  for (double& value : a)
-    if (value == 0) value = SMALLEST_A;
-  return a;
-}
-
-// Frequency, and gain and shift of the normalisation where there is one.
-void append_snake(Floats& flat, const Scope& snake, int64_t C, bool normalised) {
-  append(flat, frequencies(snake, C));
-  if (!normalised) return;
-  const Affine norm = folded_norm(snake["norm"], C);
-  append(flat, norm.gain), append(flat, norm.shift);
-}
-
-// Taps of a convolution of each channel by itself: (rows, width, C), weight (C, 1, rows, width).
-Doubles taps_first(const Scope& depthwise, int64_t C, int64_t rows, int64_t width) {
-  const Doubles weight = depthwise.doubles("weight", {C, 1, rows, width});
-  const int64_t n = rows * width;
-  Doubles taps(weight.size());
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t i = 0; i < n; ++i) taps[i * C + c] = weight[c * n + i];
-  return taps;
-}
-
-// A convolution of each channel by itself, taps first, and the product after it.
-void append_conv(Floats& flat, const Scope& depthwise, const Scope& pointwise, int64_t C, int64_t O,
-                 int64_t rows, int64_t width) {
-  append(flat, taps_first(depthwise, C, rows, width));
-  append(flat, depthwise.doubles("bias", {C}));
-  append(flat, pointwise.doubles("weight", {O, C, 1, 1}));
-  append(flat, pointwise.doubles("bias", {O}));
-}
-
-void append_second_half(Floats& flat, const Scope& block, int64_t C, int64_t rows) {
-  append_snake(flat, block["snake_out"], C, true);
-  append_conv(flat, block["depthwise_out"], block["pointwise_out"], C, C, rows, 3);
-}
-
-void append_res_block(Floats& flat, const Scope& block, int64_t C, int64_t rows) {
-  append_snake(flat, block["snake_in"], C, false);
-  append_conv(flat, block["depthwise_in"], block["pointwise_in"], C, C, rows, 3);
-  append_second_half(flat, block, C, rows);
-}
-
 // The first block: its first convolutions and its skip as tables of the codes (K, C).
 void append_first_block(Floats& flat, const Scope& block, const Doubles& codes, int64_t C,
                         int64_t O, int64_t rows) {
@@ -123,7 +75,7 @@ FoldedDecoder fold_decoder(const TokenizerConfig& config, int64_t band, const Sc
     const bool last = i + 1 == z.n_stages;
     const int64_t C = widths[i], next = last ? G : widths[i + 1];
     for (int64_t r = 0; r < z.n_resblocks && !last; ++r)
-      append_res_block(out.flat, layers[layer++], C, rows);
+      append_res_block(out.flat, layers[layer++], C, C, rows);
     const Scope block = layers[layer++], conv = last ? block : block["conv"];
     append_conv(out.flat, conv["spread"], conv["pointwise"], C, next, rows, 4);
     if (!last) append_snake(out.flat, block["snake"], next, true);

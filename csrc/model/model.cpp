@@ -6,17 +6,11 @@
 
 #include "model/error.h"
 #include "model/fields.h"
-#include "model/fold.h"
 #include "model/folder.h"
 #include "model/schedule.h"
 
 namespace tsgen {
 namespace {
-
-constexpr int64_t ENCODED = 64;  // series at once: planes of every layer take memory
-
-// Series that are drawn together: some for every thread, few enough for the memory of their plans.
-int64_t at_once(int64_t n_threads) { return 64 * std::max<int64_t>(4, n_threads); }
 
 Scaler parse_scaler(const Json& values, int64_t n_channels) {
   Fields fields(values, "scaler");
@@ -50,7 +44,8 @@ std::vector<std::string> parse_labels(const Json& values, int64_t n_classes) {
 
 }  // namespace
 
-Model::Model(const std::string& folder, int64_t n_threads) {
+Model::Model(const std::string& folder, const std::function<MakeEngine>& engine,
+             int64_t n_threads) {
   const Saved saved = read_folder(folder);
   try {
     Fields fields(saved.config, "config");
@@ -58,9 +53,7 @@ Model::Model(const std::string& folder, int64_t n_threads) {
     scaler_ = parse_scaler(fields.required("scaler"), config_.tokenizer.n_channels);
     labels_ = parse_labels(fields.required("labels"), config_.n_classes);
     fields.end();
-    fold(config_, saved.tensors, n_threads, engine_);
-    for (int64_t band = 0; band < config_.tokenizer.bands; ++band)
-      encoders_.emplace_back(config_.tokenizer, band, Scope(saved.tensors)["tokenizer"]);
+    engine_ = engine(config_, saved.tensors, n_threads);
   } catch (const std::invalid_argument& error) {
     throw FileError(folder + ": wanted a tsgen model, got a damaged one: " + error.what());
   }
@@ -76,9 +69,9 @@ int64_t Model::n_tokens() const {
 void Model::generate(const Order& order, int64_t n_threads, float* series) const {
   const std::string& dtype = order.sampling.dtype;
   if (!dtype.empty() && dtype != "float32")
-    throw Unsupported("dtype: wanted float32 on the CPU, got " + dtype);
+    throw Unsupported("dtype: wanted float32, got " + dtype);
   check(order.sampling, config_.tokenizer.bands);
-  const int64_t step = at_once(n_threads);
+  const int64_t step = engine_->at_once(n_threads);
   const int64_t each = config_.tokenizer.n_channels * config_.tokenizer.length;
   for (int64_t first = 0; first < order.n; first += step)
     draw(order, first, std::min(step, order.n - first), n_threads, series + first * each);
@@ -107,7 +100,7 @@ void Model::draw(const Order& order, int64_t first, int64_t n, int64_t n_threads
         s.guidance,    s.top_k, s.top_p};
     request.band.push_back({settings, plan[band].data(), ids[band].data()});
   }
-  if (engine_.sample(request, n_threads, nullptr, nullptr) != cpu::Outcome::done)
+  if (engine_->sample(request, n_threads, nullptr, nullptr) != cpu::Outcome::done)
     throw NotFinite("model: wanted finite logits, got NaN or infinity; is it trained?");
   undo_scale(series, n);
 }
@@ -116,7 +109,7 @@ void Model::decode(const int64_t* ids, int64_t n, int64_t n_threads, float* seri
   const TokenizerConfig& z = config_.tokenizer;
   std::vector<std::vector<int64_t>> band_ids(z.bands);
   std::vector<const int64_t*> bands;
-  const int64_t step = at_once(n_threads), all = n_tokens();
+  const int64_t step = engine_->at_once(n_threads), all = n_tokens();
   for (int64_t i = 0; i < n * all; ++i) {
     const int64_t band = i % all >= z.n_tokens(0), K = z.n_codes[band];
     if (ids[i] < 0 || ids[i] >= K)
@@ -134,7 +127,7 @@ void Model::decode(const int64_t* ids, int64_t n, int64_t n_threads, float* seri
       bands.push_back(band_ids[band].data());
     }
     float* const to = series + first * z.n_channels * z.length;
-    engine_.decode(bands, part, to, n_threads);
+    engine_->decode(bands, part, to, n_threads);
     undo_scale(to, part);
   }
 }
@@ -159,16 +152,21 @@ Floats Model::scaled(const float* series, int64_t n) const {
 
 void Model::encode(const float* series, int64_t n, int64_t n_threads, int64_t* ids) const {
   const TokenizerConfig& z = config_.tokenizer;
-  const int64_t all = n_tokens();
-  std::vector<int64_t> own;
-  for (int64_t first = 0; first < n; first += ENCODED) {
-    const int64_t part = std::min(ENCODED, n - first);
+  const int64_t all = n_tokens(), step = engine_->at_once(n_threads);
+  std::vector<std::vector<int64_t>> own(z.bands);
+  for (int64_t first = 0; first < n; first += step) {
+    const int64_t part = std::min(step, n - first);
     const Floats x = scaled(series + first * z.n_channels * z.length, part);
+    std::vector<int64_t*> bands;
+    for (int64_t band = 0; band < z.bands; ++band) {
+      own[band].resize(part * z.n_tokens(band));
+      bands.push_back(own[band].data());
+    }
+    engine_->encode(x.data(), part, bands, n_threads);
     for (int64_t band = 0, at = 0; band < z.bands; at += z.n_tokens(band++)) {
       const int64_t N = z.n_tokens(band);
-      own.resize(part * N);
-      encoders_[band].encode(x, part, n_threads, own.data());
-      for (int64_t i = 0; i < part; ++i) std::copy_n(&own[i * N], N, ids + (first + i) * all + at);
+      for (int64_t i = 0; i < part; ++i)
+        std::copy_n(&own[band][i * N], N, ids + (first + i) * all + at);
     }
   }
 }

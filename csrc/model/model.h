@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "engine/engine.h"
 #include "model/config.h"
-#include "model/encoder.h"
+#include "model/engine.h"
 
 namespace tsgen {
 
@@ -29,8 +29,12 @@ struct Order {
 // Everything but loading is const: many threads may use one model at once.
 class Model {
  public:
+  // What makes an engine of a saved network's configuration and state.
+  using MakeEngine = std::unique_ptr<ModelEngine>(const ModelConfig& config, const Tensors& state,
+                                                  int64_t n_threads);
+
   // Throws FileError for anything but a whole, unaltered model.
-  Model(const std::string& folder, int64_t n_threads);
+  Model(const std::string& folder, const std::function<MakeEngine>& engine, int64_t n_threads);
 
   const ModelConfig& config() const { return config_; }
   const std::vector<std::string>& labels() const { return labels_; }
@@ -50,8 +54,7 @@ class Model {
   ModelConfig config_;
   Scaler scaler_;
   std::vector<std::string> labels_;
-  cpu::Engine engine_;
-  std::vector<Encoder> encoders_;
+  std::unique_ptr<ModelEngine> engine_;
 };
 
 }  // namespace tsgen

@@ -5,6 +5,8 @@
 //   cmake -S examples/embed -B build/embed -DCMAKE_PREFIX_PATH=~/tsgen && cmake --build build/embed
 //   build/embed/embed tsgen/bundled/cbf 3 7 funnel > series.f32
 //
+// With "cuda" as the last word, after a number of threads, on the first GPU.
+//
 // Writes the series drawn, their token ids (int64), and the series of those ids, as raw numbers:
 // numpy.fromfile reads them. What it does is said on stderr.
 #include <tsgen.h>
@@ -38,17 +40,19 @@ struct Free {
 }  // namespace
 
 int main(int n_words, char** words) {
-  if (n_words < 4 || n_words > 6) {
-    std::fprintf(stderr, "usage: %s FOLDER N SEED [CLASS [THREADS]]\n", words[0]);
+  const std::string device = n_words > 6 ? words[6] : "cpu";
+  if (n_words < 4 || n_words > 7 || (device != "cpu" && device != "cuda")) {
+    std::fprintf(stderr, "usage: %s FOLDER N SEED [CLASS [THREADS [cpu | cuda]]]\n", words[0]);
     return 2;
   }
   const int64_t n = std::atoll(words[2]);
   const uint64_t seed = std::strtoull(words[3], nullptr, 10);
   const std::string name = n_words > 4 ? words[4] : "";
   const int32_t n_threads = n_words > 5 ? std::atoi(words[5]) : 0;
+  const bool on_gpu = device == "cuda";
 
   tsgen_model* loaded;
-  check(tsgen_model_load(words[1], TSGEN_CPU, n_threads, &loaded));
+  check(tsgen_model_load(words[1], on_gpu ? TSGEN_CUDA : TSGEN_CPU, n_threads, &loaded));
   const std::unique_ptr<tsgen_model, Free> model(loaded);
   tsgen_info info{};
   info.size = sizeof info;
@@ -56,8 +60,8 @@ int main(int n_words, char** words) {
   std::fprintf(stderr,
                "tsgen %s on %s: %" PRId64 " x %" PRId64 ", %" PRId64 " classes, tokens: %" PRId64
                " + %" PRId64 "\n",
-               tsgen_version(), tsgen_instruction_set(), info.n_channels, info.length,
-               info.n_classes, info.n_tokens[0], info.n_tokens[1]);
+               tsgen_version(), on_gpu ? "cuda" : tsgen_instruction_set(), info.n_channels,
+               info.length, info.n_classes, info.n_tokens[0], info.n_tokens[1]);
 
   std::vector<int64_t> class_id(n, -1);
   if (!name.empty()) {

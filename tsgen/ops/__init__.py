@@ -11,7 +11,7 @@ from tsgen.ops.linear_norm import linear_norm
 from tsgen.ops.masked_cross_entropy import masked_cross_entropy
 from tsgen.ops.nearest_code import Nearest, nearest_code
 from tsgen.ops.norm_linear import norm_linear
-from tsgen.ops.philox import philox, uniforms
+from tsgen.ops.philox import normals, philox, uniforms
 from tsgen.ops.remask_tokens import Remasked, remask_tokens
 from tsgen.ops.sample_code import sample_code
 from tsgen.ops.separable_conv import Convolved, separable_conv
@@ -37,6 +37,7 @@ __all__ = [
     "masked_cross_entropy",
     "nearest_code",
     "norm_linear",
+    "normals",
     "philox",
     "remask_tokens",
     "sample_code",

@@ -31,6 +31,17 @@ __device__ __forceinline__ HalfTurn half_turn(float x) {
   return {r + r * u * s, 1.0f - 0.5f * u + u * u * c};
 }
 
+// 2^x to 2 units in the last place; what is not normal is 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
 // x Φ(x) to 5e-8 and half an ulp; NaN for infinity. See kernels/_rows.py, which has the same.
 __device__ __forceinline__ float gelu(float x) {
   const float a = fabsf(x);
@@ -42,18 +53,20 @@ __device__ __forceinline__ float gelu(float x) {
   p = p * a - 4.59189683e-1f;
   p = p * a - 1.15110755f;
   p = p * a - 0.99999994f;
-  return fmaxf(x, 0.0f) - a * exp2f(p);
+  return fmaxf(x, 0.0f) - a * exp2_fast(p);
 }
 
-// 2^x to 2 units in the last place; what is not normal is 0.
-__device__ __forceinline__ float exp2_fast(float x) {
+// 0, of which the compiler does not know: what is computed with it is computed where it is used,
+// and not kept in registers through a loop around.
+__device__ __forceinline__ int not_yet() {
+  int zero = 0;
 #ifdef __CUDA_ARCH__
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return exp2f(x);
+  asm volatile("mov.u32 %0, 0;" : "=r"(zero));
 #endif
+  return zero;
 }
+
+// threadIdx.x, likewise.
+__device__ __forceinline__ unsigned thread_now() { return threadIdx.x + (unsigned)not_yet(); }
 
 }  // namespace tsgen::cuda

@@ -21,6 +21,7 @@ constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 #ifdef TSGEN_CUDA_ON_CPU
 

@@ -82,9 +82,13 @@ void load_matrices(uint32_t (&word)[4], const void* row) {
   }
 }
 
-inline void copy_16(void* shared, const void* global, bool there) {
+inline void copy_16(void* shared, const void* global) {
+  cuda_on_cpu::copy_later(shared, global, 16);
+}
+inline void copy_up_to_16(void* shared, const void* global, int n_bytes) {
   static const char nothing[16] = {};
-  cuda_on_cpu::copy_later(shared, there ? global : nothing, 16);
+  cuda_on_cpu::copy_later(shared, global, n_bytes);
+  cuda_on_cpu::copy_later((char*)shared + n_bytes, nothing, 16 - n_bytes);
 }
 inline void end_copies() { cuda_on_cpu::end_copy_group(); }
 template <int groups_left>
@@ -130,12 +134,16 @@ __device__ __forceinline__ void load_matrices(uint32_t (&word)[4], const void* r
                  : "memory");
 }
 
-// Begin to copy 16 bytes, or zeros; both addresses aligned to 16. They are there for this thread
-// after wait_for_copies, for others after a barrier behind it.
-__device__ __forceinline__ void copy_16(void* shared, const void* global, bool there) {
+// Begin to copy 16 bytes; both addresses aligned to that. They are there for this thread after
+// wait_for_copies, for others after a barrier behind it.
+__device__ __forceinline__ void copy_16(void* shared, const void* global) {
   const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
-               "r"(there ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+// The same of n_bytes, and zeros up to 16: some more instructions.
+__device__ __forceinline__ void copy_up_to_16(void* shared, const void* global, int n_bytes) {
+  const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(n_bytes)
                : "memory");
 }
 __device__ __forceinline__ void end_copies() {
@@ -147,5 +155,10 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 
 #endif
+
+// The same of 16 bytes or none.
+__device__ __forceinline__ void copy_16(void* shared, const void* global, bool there) {
+  copy_up_to_16(shared, global, there ? 16 : 0);
+}
 
 }  // namespace tsgen::cuda

@@ -1,0 +1,170 @@
+"""What the study compares, on what, with what budget; and the results file that workers share.
+
+Every variant is preset "base" with one factor changed, but for the last, which is another preset.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+RESULTS = Path(__file__).parent / "results" / "study.jsonl"
+
+# Every labelled set of equal lengths at hand, so that none was picked for its outcome.
+SETS = {
+    "CBF": "shapes in noise, made by a formula; 30 training series",
+    "GunPoint": "smooth movement",
+    "ItalyPowerDemand": "days of 24 hours, the shortest",
+    "TwoLeadECG": "heartbeats; 23 training series, the fewest",
+    "SyntheticControl": "trends, shifts and cycles in noise",
+    "Trace": "transients",
+    "ShapesAll": "outlines, smooth; 60 classes",
+    "ACSF1": "power use of devices, spiky, the longest",
+    "TwoPatterns": "sharp events in noise, told apart by their order",
+    "ECG5000": "heartbeats; classes from 2 to 292 series",
+    "Crop": "satellite values, not normalised; 24 classes",
+    "BasicMotions": "movement, 6 channels",
+}
+SEEDS = (0, 1, 2)
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One factor's other setting: arguments of `tsgen.fit`, or fields of `tsgen.config.Preset`."""
+
+    fit: dict[str, Any] = field(default_factory=dict)
+    preset: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    BASE: Variant(),
+    "Barlow Twins": Variant({"ssl": "barlow_twins"}),
+    "VICReg": Variant({"ssl": "vicreg"}),
+    "VIbCReg": Variant({"ssl": "vibcreg"}),
+    "BYOL": Variant({"ssl": "byol"}),
+    "SimSiam": Variant({"ssl": "simsiam"}),
+    "orthogonal codes": Variant({"orthogonal": 10.0}),
+    "cosine codes": Variant({"codebook": "cosine"}),
+    "FSQ": Variant({"codebook": "fsq"}),
+    "residual codes": Variant({"codebook": "residual"}),
+    "rotation gradient": Variant({"gradient": "rotation"}),
+    "flat alignment": Variant(preset={"band_alignment": "flat"}),
+    "mask keeps": Variant(preset={"mask_polarity": "keep"}),
+    "one band": Variant({"bands": 1}),
+    "VAE": Variant({"family": "vae"}),
+    "timevqvae": Variant({"preset": "timevqvae"}),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The same for every run."""
+
+    steps: tuple[int, int] = (800, 700)  # of stage 1, and of the prior of each band
+    batch_size: int = 32
+    evaluations: int = 10  # a stage; as many as `patience`, so that no stage stops early
+    most_train: int = 500  # series; more are drawn from, by a seed of their own
+    most_test: int = 1000
+    n_generated: int = 1000
+    n_kernels: int = 1000  # of the ROCKET features
+    subsamples: int = 5  # of generated series, as many as there are training ones, for FID
+
+
+class Cell(NamedTuple):
+    """One run."""
+
+    set: str
+    variant: str
+    seed: int
+
+
+def cells(
+    sets: Iterable[str] = SETS, variants: Iterable[str] = VARIANTS, seeds: Iterable[int] = SEEDS
+) -> list[Cell]:
+    """All runs, one seed of everything before the next: what is done early is balanced."""
+    return [Cell(s, v, seed) for seed in seeds for s in sets for v in variants]
+
+
+def settings(cell: Cell, budget: Budget) -> dict[str, Any]:
+    """What a run is run with, as it reads back from JSON: rows with other settings do not count."""
+    plain = {"budget": vars(budget), "variant": vars(VARIANTS[cell.variant])}
+    return dict(json.loads(json.dumps(plain)))
+
+
+class Ledger:
+    """Rows of JSON that several processes append to, each run by one of them at a time.
+
+    A claim is a lock on one byte far behind the end of the file: the kernel gives it back when its
+    process ends, however it ends. Such locks are between processes, and lost when the process
+    closes the file: a process opens it once.
+    """
+
+    FAR = 2**40  # byte
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("a+b", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def left(self, wanted: Iterable[Cell], budget: Budget) -> Iterator[Cell]:
+        """Runs without a row that nobody else is at, nor will be until the next is asked for."""
+        for cell in wanted:
+            try:
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.place(cell))
+            except (BlockingIOError, PermissionError):
+                continue
+            try:
+                # read once it is ours: whoever had it may just have finished it
+                if cell not in finished(self.rows(), budget):
+                    yield cell
+            finally:
+                fcntl.lockf(self.file, fcntl.LOCK_UN, 1, self.place(cell))
+
+    def place(self, cell: Cell) -> int:
+        # two runs of one checksum would only wait for each other
+        return self.FAR + 1 + zlib.crc32(repr(tuple(cell)).encode())
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a whole row, or nothing that `rows` would read."""
+        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, self.FAR)
+        try:
+            written = self.written()
+            os.ftruncate(self.file.fileno(), len(written))
+            self.file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+            os.fsync(self.file.fileno())
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, self.FAR)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows."""
+        return [json.loads(line) for line in self.written().splitlines()]
+
+    def written(self) -> bytes:
+        """The file up to its last whole row: behind it may be half of one."""
+        data = os.pread(self.file.fileno(), os.fstat(self.file.fileno()).st_size, 0)
+        return data[: data.rfind(b"\n") + 1]
+
+
+def finished(rows: list[dict[str, Any]], budget: Budget) -> dict[Cell, dict[str, Any]]:
+    """The rows that were run with these settings, by run. Raises ValueError for two of one run."""
+    found: dict[Cell, dict[str, Any]] = {}
+    for row in rows:
+        cell = Cell(row["set"], row["variant"], row["seed"])
+        known = cell.variant in VARIANTS and row["settings"] == settings(cell, budget)
+        if known and cell in found:
+            raise ValueError(f"study: wanted one row of {cell}, got two")
+        if known:
+            found[cell] = row
+    return found
