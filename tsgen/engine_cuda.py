@@ -68,8 +68,8 @@ class CudaEngine:
     @staticmethod
     def obstacle(network: Network) -> str | None:
         """Why it cannot run this network here, or None if it can."""
-        if why := no_token_a_place(network):
-            return why
+        if sort := no_token_a_place(network):
+            return sort
         like = network.like
         if like.device.type != "cuda":
             return f"takes weights on a GPU, not on {like.device}"
