@@ -49,7 +49,7 @@ sanitize: $(VENV)/.installed-test
 	    tests/test_c_library.py tests/test_c_library_files.py tests/test_c_library_ops.py \
 	    tests/test_c_library_cuda.py \
 	  -k "(cpu or cuda or instruction_set or threads or c_library) and not ctrl_c \
-	    and not ecg and not synthetic_control"
+	    and not cbf and not ecg and not synthetic_control"
 
 # Triton kernels without a GPU: interpreted, and compiled for one kind by the oldest Triton that is
 # supported; `make test` compiles them for several by the installed one.

@@ -42,11 +42,7 @@ std::string limit_isa(const std::string& most) {
 PYBIND11_MODULE(_C, m) {
   const py::call_guard<py::gil_scoped_release> no_gil;
 
-#ifdef __SANITIZE_ADDRESS__
-  m.attr("sanitized") = true;
-#else
-  m.attr("sanitized") = false;
-#endif
+  m.attr("sanitized") = tsgen::cpu::sanitized();
   auto cpu = m.def_submodule("cpu");
   cpu.def("limit_isa", &limit_isa);
   cpu.def("lend_threads", &tsgen::cpu::lend_threads);

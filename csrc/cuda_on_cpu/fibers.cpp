@@ -244,7 +244,7 @@ unsigned lane() { return current % WARP; }
 char* shared_memory() { return shared.get(); }
 
 void copy_later(void* to, const void* from, size_t n_bytes) {
-  fibers[current]->copies.push_back({to, from, n_bytes});
+  if (n_bytes > 0) fibers[current]->copies.push_back({to, from, n_bytes});
 }
 
 void end_copy_group() {

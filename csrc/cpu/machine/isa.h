@@ -13,6 +13,9 @@ Isa limit_isa(Isa most);
 
 const char* name(Isa isa);
 
+// Whether the native code was compiled with AddressSanitizer.
+bool sanitized();
+
 }  // namespace tsgen::cpu
 
 // Files in csrc/cpu/simd are compiled once for each of them, into a namespace of its name.
