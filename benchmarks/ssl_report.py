@@ -37,12 +37,14 @@ def qualities(quality: dict[str, Any]) -> list[str]:
     lines = ["**Collapse, probes and reconstruction**", ""]
     lines += ["| set | `ssl=` | feature std | rank | probe, latents | codes | error |"]
     lines += ["|---|---|---|---|---|---|---|"]
+    steps = next(iter(quality.values()))["steps"]
     for row in sorted(quality.values(), key=lambda row: (row["set"], row["ssl"] is not None)):
         name = f"`{row['ssl']['objective']}`" if row["ssl"] else "none"
+        if row["steps"] != steps:
+            raise ValueError(f"{row['set']}, {name}: wanted {steps} steps, got {row['steps']}")
         numbers = f"{row['feature_std']:.3f} | {row['feature_rank']:.0f}"
         probes = f"{row['probe_latents']:.1%} | {row['probe_codes']:.1%}"
         lines.append(
             f"| {row['set']} | {name} | {numbers} | {probes} | {row['reconstruction']:.4f} |"
         )
-    steps = next(iter(quality.values()))["steps"]
     return [*lines, "", *NOTE.format(steps=steps).splitlines(), ""]

@@ -99,9 +99,10 @@ def against_base(found: Found, metric: Metric, variant: str) -> Doubles:
 
 
 def tested(found: Found, metric: Metric) -> dict[str, float]:
-    """Holm's p of every variant that has been run, against base."""
+    """Holm's p of every variant that has been run; those that have not are comparisons, too."""
     differences = {v: against_base(found, metric, v) for v in VARIANTS if v != BASE}
-    return holm({v: signed_rank(d.mean(1)) for v, d in differences.items() if len(d)})
+    p = holm({v: signed_rank(d.mean(1)) if len(d) else 1.0 for v, d in differences.items()})
+    return {v: p[v] for v, d in differences.items() if len(d)}
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

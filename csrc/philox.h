@@ -37,4 +37,9 @@ TSGEN_HOST_DEVICE static inline constexpr PhiloxWords philox_at(uint64_t key, in
       (uint32_t)key, (uint32_t)(key >> 32));
 }
 
+// In (0, 1), from 52 bits of two words.
+TSGEN_HOST_DEVICE static inline constexpr double uniform(uint32_t high, uint32_t low) {
+  return ((double)((uint64_t)high << 20 | low >> 12) + 0.5) * 0x1p-52;
+}
+
 }  // namespace tsgen

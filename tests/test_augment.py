@@ -14,7 +14,7 @@ from tsgen.augment.draws import Draws
 from tsgen.augment.time import resampled
 from tsgen.augment.values import spline_basis
 from tsgen.config import AUGMENTATIONS
-from tsgen.errors import ArgumentError
+from tsgen.errors import ArgumentError, ArgumentTypeError
 
 SHAPES = [(2, 1, 2), (5, 3, 3), (1, 2, 61), (16, 1, 128), (9, 2, 150)]
 RAMP = torch.arange(64.0).expand(200, 2, 64)
@@ -235,6 +235,25 @@ class TestCompositions:
             augmented(noise(), ["shake"], key=1)
         with pytest.raises(ArgumentError, match="augmentations: wanted one of 'jitter'"):
             Sometimes("shake")
+        with pytest.raises(ArgumentError, match="augmentations: wanted one of 'jitter'"):
+            augmented(noise(), [NAMED["jitter"]], key=1)
+        for wrong, message in (
+            ({"x_BCL": noise()[0]}, r"x: wanted \(series, channels"),
+            ({"x_BCL": noise((3, 1, 1))}, r"x: wanted \(series, channels"),
+            ({"index_B": torch.zeros(1, dtype=torch.int64)}, "index_B: wanted one of each of"),
+        ):
+            with pytest.raises(ArgumentError, match=message):
+                augmented(**{"x_BCL": noise(), "augmentations": ["jitter"], "key": 1} | wrong)
+        with pytest.raises(ArgumentTypeError, match="x: wanted a tensor"):
+            augmented(np.zeros((2, 1, 8)), ["jitter"], key=1)
+
+    def test_no_series_are_none_and_all_are_float32(self):
+        assert augmented(noise()[:0], list(NAMED), key=1).shape == noise()[:0].shape
+        assert augmented(noise().double(), ["jitter"], key=1).dtype == torch.float32
+        always = augmented(noise(), [Sometimes("jitter", 1)], key=1)
+        assert (always != noise()).any(dim=(1, 2)).all()
+
+    def test_refuses_keys_and_indices_out_of_range(self):
         with pytest.raises(ArgumentError, match="key: wanted"):
             augmented(noise(), ["jitter"], key=-1)
 

@@ -215,6 +215,8 @@ class TestFSQ:
         assert sizes(2, codebook="fsq", levels=(3, 3)).n_codes == (9, 9)
         with pytest.raises(ArgumentError, match="n_codes: wanted 9"):
             sizes(2, codebook="fsq", levels=(3, 3), n_codes=16)
+        with pytest.raises(ArgumentError, match="n_quantisers: wanted none where codebook is not"):
+            sizes(2, n_quantisers=3)
         for wrong in (5, (), (5, "a")):
             with pytest.raises(ArgumentError, match="levels: wanted"):
                 sizes(2, codebook="fsq", levels=wrong)

@@ -11,6 +11,7 @@ from test_train import TINY, assert_same_weights, lines, series
 from torch.testing import assert_close
 
 import tsgen
+from tsgen.augment.values import Jitter
 from tsgen.cli import main
 from tsgen.config import OBJECTIVES, SslConfig
 from tsgen.errors import ArgumentError, ArgumentTypeError
@@ -208,6 +209,10 @@ class TestFit:
             train_config({"ssl": "dino"})
         with pytest.raises(ArgumentTypeError, match="ssl: wanted a name of an objective"):
             train_config({"ssl": 1})
+        with pytest.raises(ArgumentError, match="batch_size: wanted a whole number from 2"):
+            train_config({"ssl": "byol", "batch_size": 1})
+        with pytest.raises(ArgumentError, match="augmentations: wanted one of"):
+            SslConfig(augmentations=(Jitter,))
 
     def test_the_command_line_passes_it_on(self, tmp_path, capsys):
         X, _ = series()

@@ -1,5 +1,6 @@
 """The continuous family: its bound against the definitions, and the model around it."""
 
+import json
 import math
 
 import numpy as np
@@ -235,7 +236,7 @@ class TestFiles:
             ModelConfig.from_dict(values | {"priors": []})
         with pytest.raises(ArgumentError, match="priors: wanted a tuple of 0, one a band; none"):
             ModelConfig.from_dict(values | {"vae": {"latent_dim": 3}})
-        for wrong in ({"latent_dim": 0}, {"free_bits": -1.0}, {"beta": 1.0}, 5):
+        for wrong in ({"latent_dim": 0}, {"free_bits": -1.0}, {"beta": 1.0}, 5, 0, ""):
             with pytest.raises(ArgumentError):
                 ModelConfig.from_dict(values | {"priors": [], "vae": wrong})
 
@@ -251,7 +252,7 @@ class TestTraining:
             "out": tmp_path,
         }
         made = tsgen.fit(X, y, preset=TINY, family="vae", **how)
-        log = [eval(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in log] == [20, 40, 60, 80, 100, 120]
         assert log[-1]["validation"] < log[0]["validation"] - 0.1
         assert {"reconstruction", "kl"} <= set(log[0])
@@ -263,6 +264,12 @@ class TestTraining:
             own, other = (divergence(*q, vae.prior_means(c)).sum(1) for c in (class_B, 1 - class_B))
         assert (other - own).mean() > 0.1  # nats
         assert not np.array_equal(made.generate(1, label="slow"), made.generate(1, label="fast"))
+
+    def test_takes_batches_of_one_series(self):
+        X, y = series(170, 16)  # 17 of them are held out
+        made = tsgen.fit(X, y, preset=TINY, family="vae", steps=1, batch_size=16)
+        alone = made.network.vae.encode(torch.zeros(1, 1, 16))
+        assert alone.mean_BD.isfinite().all()
 
     def test_refuses_codes_and_unknown_families(self):
         X, _ = series(4)

@@ -291,7 +291,7 @@ class ModelConfig:
                     "tokenizer": TokenizerConfig(**tuples(values["tokenizer"])),
                     "priors": tuple(PriorConfig(**prior) for prior in values["priors"]),
                     "sampling": SamplingConfig(**tuples(values["sampling"])),
-                    "vae": VaeConfig(**values["vae"]) if values.get("vae") else None,
+                    "vae": None if values.get("vae") is None else VaeConfig(**values["vae"]),
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:
@@ -333,7 +333,7 @@ class SslConfig:
         if not isinstance(self.augmentations, tuple):
             raise bad_value("augmentations", "a tuple", repr(self.augmentations))
         for augmentation in self.augmentations:
-            if not callable(augmentation):
+            if not callable(augmentation) or isinstance(augmentation, type):
                 one_of("augmentations", augmentation, AUGMENTATIONS)
 
 

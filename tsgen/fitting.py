@@ -162,6 +162,8 @@ def tokenizer_config(
         values = {"token_width": (32,), "n_codes": (1024,)} | values
     codes = values.get("n_codes", (1024,) * bands)
     values["n_codes"] = codes if isinstance(codes, tuple) else (codes,) * bands
+    if "n_quantisers" in sizes and values.get("codebook") != "residual":
+        raise bad_value("n_quantisers", "none where codebook is not 'residual'", "some")
     fsq = values.get("codebook") == "fsq"
     if fsq:  # sized without codes first: those are as many as the levels make
         values["codebook"] = "euclidean"
@@ -174,7 +176,8 @@ def tokenizer_config(
 
 
 def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConfig:
-    """With codebook "fsq": of these levels, or of the finest grid that has no more codes.
+    """With codebook "fsq": of these levels, or of the finest grid that has no more codes than
+    the larger band has.
 
     free: whether the number of codes follows from the levels, or has to agree
     """
@@ -191,6 +194,6 @@ def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConf
 
 
 def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:
-    """The power of two, from 32 on, that leaves every code some vectors to stand for."""
-    codes = max(1, n * config.n_tokens(band) // VECTORS_PER_CODE)
+    """The power of two, from 32 on, that leaves every code some places to stand for."""
+    codes = max(1, n * config.n_places(band) // VECTORS_PER_CODE)
     return min(config.n_codes[band], max(32, 1 << (codes.bit_length() - 1)))

@@ -298,6 +298,12 @@ def rows_of_channels(x: Tensor) -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], math.prod(x.shape[2:])
 
 
+def aligned(x: Tensor) -> Tensor:
+    """Dense, at an address that pieces of 16 bytes can be read from."""
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % 16 else x
+
+
 def transformer_block(run: Kernel, x_STD: Tensor, *args: Any) -> Tensor:
     w, eps = LayerWeights(*args[:-1]), args[-1]
     (S, T, D), (_, H, Dh), n_features = x_STD.shape, w.null_kv_2HC.shape, len(w.up_FD)
@@ -307,7 +313,7 @@ def transformer_block(run: Kernel, x_STD: Tensor, *args: Any) -> Tensor:
     if down.stride(1) != 1 or down.stride(0) % 8 or down.data_ptr() % 16:  # its loads are of 8
         down = F.pad(down, (0, -n_features % 8))
     matrices = {"qkv_ED": w.qkv_ED, "out_DI": w.out_DI, "up_FD": w.up_FD}
-    w = w._replace(**{name: t.contiguous() for name, t in matrices.items()}, down_DF=down)
+    w = w._replace(**{name: aligned(t) for name, t in matrices.items()}, down_DF=down)
     given = [t if t.dim() == 2 else float32(t)[0] for t in w]
     sizes = S, T, D, H, Dh, n_features, down.stride(0), eps
     run([x_STD.contiguous(), *given, out], sizes)

@@ -81,6 +81,8 @@ class TrainConfig:
         one_of("compile", self.compile, (False, True))
         if not isinstance(self.ssl, SslConfig | None):
             raise bad_type("ssl", "a name of an objective, an SslConfig or None", self.ssl)
+        if self.ssl is not None:  # objectives compare series, and their heads normalise them
+            whole("batch_size", self.batch_size, at_least=2)
 
 
 @dataclass

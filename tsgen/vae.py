@@ -84,7 +84,7 @@ class Vae(Autoencoder[Projections]):
         rows = []
         for band in self.each():
             x_MD = band.codebook.down(band.latents(inner, self.window_W))
-            rows.append(x_MD.view(len(x_BCL), -1))
+            rows.append(x_MD.reshape(len(x_BCL), -1))  # of one series it is a transposed view
         both = self.posterior(torch.cat(rows, 1)).to(self.window_W.dtype)  # bfloat16 under autocast
         return Posterior(*both.chunk(2, 1))
 

@@ -240,16 +240,9 @@ void start(const Launch& on, const DecodeTables& tables, const DecodeSizes& size
          weights_of<T>(tables, sizes.n_layers), sizes, room, request, plan);
 }
 
-bool takes_narrow(const DecodeSizes& sizes) {
-  return is_narrow(sizes.block) && decode_narrow_shared(sizes) < INT64_MAX;
-}
-
-}  // namespace
-
-int64_t decode_shared(const DecodeSizes& sizes) {
-  const BlockSizes& z = sizes.block;
-  if (z.T >= MOST_ROWS || most_sequences(sizes) == 0) return INT64_MAX;
-  if (takes_narrow(sizes)) return decode_narrow_shared(sizes);
+// What the kernel here needs, and the narrow one; INT64_MAX for what it does not take.
+int64_t wide_shared(const DecodeSizes& sizes) {
+  if (sizes.block.T >= MOST_ROWS || most_sequences(sizes) == 0) return INT64_MAX;
   const DecodeRoom room = decode_room(sizes, most_sequences(sizes));
   // what is known of the pieces has to fit in front of the head's input
   const int64_t rows = (int64_t)room.n * sizes.N, pieces = ceil_div(sizes.K, room.piece);
@@ -257,10 +250,21 @@ int64_t decode_shared(const DecodeSizes& sizes) {
   return sums <= room.block.mixed - room.block.a ? room.draws.end : INT64_MAX;
 }
 
+int64_t narrow_shared(const DecodeSizes& sizes) {
+  return is_narrow(sizes.block) ? decode_narrow_shared(sizes) : INT64_MAX;
+}
+
+}  // namespace
+
+int64_t decode_shared(const DecodeSizes& sizes) {
+  return std::min(wide_shared(sizes), narrow_shared(sizes));
+}
+
 void decode(const Launch& on, const DecodeTables& tables, const DecodeSizes& sizes,
             const DecodeRequest& request, const DecodePlan& plan) {
   if (request.B == 0) return;
-  if (takes_narrow(sizes)) return decode_narrow(on, tables, sizes, request, plan);
+  if (narrow_shared(sizes) <= most_shared(on.device))
+    return decode_narrow(on, tables, sizes, request, plan);
   if (on.dtype == Dtype::bfloat16) return start<BFloat16>(on, tables, sizes, request, plan);
   start<Half>(on, tables, sizes, request, plan);
 }

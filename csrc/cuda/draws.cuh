@@ -45,10 +45,6 @@ inline DrawRoom draw_room(int begin, int n, int N) {
   return room;
 }
 
-__device__ inline double uniform(uint32_t high, uint32_t low) {
-  return ((double)((uint64_t)high << 20 | low >> 12) + 0.5) * 0x1p-52;
-}
-
 // All threads of the block take part in all calls; a barrier is at the end of each.
 struct Draws {
   const DecodeSizes& z;
@@ -164,7 +160,8 @@ struct Draws {
       const int at = there ? places[j] : 0;
       if (there && !masked) ids[g * z.N + at] = drawn[r];
       wrong |= there && !(fabsf(logp[r]) < INFINITY);
-      const unsigned all = __ballot_sync(ALL_LANES, masked);  // all have read their places
+      const unsigned all = __ballot_sync(ALL_LANES, masked);
+      __syncwarp();  // all have read their places
       if (masked) places[n_masked + __popc(all & ((1u << lane) - 1))] = at;
       n_masked += __popc(all);
     }

@@ -57,6 +57,9 @@ int64_t narrow_bytes(const BlockSizes& z, int G) {
   return room.n_bytes + LayerPanels<Half>{z}.count() * (int64_t)sizeof(PanelSource<Half>);
 }
 
+// That the narrow kernel needs: some layers fit only otherwise on a device that has little.
+int64_t narrow_shared(const BlockSizes& z) { return is_narrow(z) ? narrow_bytes(z, 1) : INT64_MAX; }
+
 template <typename T>
 void start_narrow(const Launch& on, const T* x, T* out, const BlockWeights<T>& weights,
                   const BlockSizes& sizes, int64_t S) {
@@ -72,7 +75,8 @@ void start_narrow(const Launch& on, const T* x, T* out, const BlockWeights<T>& w
 template <typename T>
 void start(const Launch& on, const T* x, T* out, const BlockWeights<T>& weights,
            const BlockSizes& sizes, int64_t S) {
-  if (is_narrow(sizes)) return start_narrow(on, x, out, weights, sizes, S);
+  if (narrow_shared(sizes) <= most_shared(on.device))
+    return start_narrow(on, x, out, weights, sizes, S);
   const int fit = MOST_ROWS / sizes.T;
   const BlockRoom room = block_room(sizes, together(S, fit, on.device));
   launch(on, transformer_block_kernel<T>, ceil_div(S, room.G), BLOCK_THREADS, room.n_bytes, x, out,
@@ -83,8 +87,8 @@ void start(const Launch& on, const T* x, T* out, const BlockWeights<T>& weights,
 
 int64_t transformer_block_shared(int64_t T, int64_t D, int64_t H, int64_t Dh, int64_t F) {
   const BlockSizes sizes{(int)T, (int)D, (int)H, (int)Dh, (int)F, 0, 0};
-  if (is_narrow(sizes)) return narrow_bytes(sizes, 1);
-  return T < MOST_ROWS ? block_room(sizes, MOST_ROWS / (int)T).n_bytes : INT64_MAX;
+  const int64_t wide = T < MOST_ROWS ? block_room(sizes, MOST_ROWS / (int)T).n_bytes : INT64_MAX;
+  return std::min(wide, narrow_shared(sizes));
 }
 
 void transformer_block(const Launch& on, const void* x, const float* gain_in, const float* shift_in,

@@ -7,8 +7,10 @@ never on the batch, and nothing loops over series.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from tsgen.augment.spectrum import BandGain, FrequencyMask, PhaseShift
 from tsgen.augment.time import CropResize, SliceShuffle, TimeMask, WindowWarp
 from tsgen.augment.values import Flip, Jitter, MagnitudeWarp, Scaling, Slope
 from tsgen.config import AUGMENTATIONS, number, one_of
+from tsgen.errors import bad_type, bad_value
 
 Augmentation = Callable[[Tensor, Draws], Tensor]
 
@@ -46,7 +49,7 @@ class Sometimes:
 
     def __post_init__(self) -> None:
         named(self.augmentation)
-        number("p", self.p, below=1)
+        number("p", self.p, below=math.nextafter(1, 2))
 
     def __call__(self, x_BCL: Tensor, draws: Draws) -> Tensor:
         chosen_B11 = draws.uniform(1, 1) < self.p
@@ -63,14 +66,23 @@ def augmented(
 ) -> Tensor:
     """A view of every series, in float32.
 
-    x_BCL:          (B, C, L) float32, on any device
+    x_BCL:          (B, C, L), L from 2 on, on any device
     augmentations:  applied in this order; a name stands for the default strength
     key:            the seed, from 0 to 2**64 - 1
     index_B:        (B,) int64 on the CPU, which series these are; None: 0 ... B - 1
     view:           which of several views under one key, below 2**16
-    raises:         ArgumentError for an unknown name
+    raises:         ArgumentError for an unknown name or another shape, ArgumentTypeError
     """
+    if not isinstance(x_BCL, Tensor):
+        raise bad_type("x", "a tensor", x_BCL)
+    if x_BCL.dim() != 3 or x_BCL.shape[2] < 2:
+        raise bad_value("x", "(series, channels, length of 2 or more)", tuple(x_BCL.shape))
     index_B = torch.arange(len(x_BCL)) if index_B is None else index_B
+    if index_B.shape != x_BCL.shape[:1]:
+        raise bad_value("index_B", f"one of each of {len(x_BCL)} series", tuple(index_B.shape))
+    x_BCL = x_BCL.float()
+    if len(x_BCL) == 0:
+        return x_BCL
     draws = Draws(key, index_B, x_BCL.device, view)
     with torch.autocast(x_BCL.device.type, enabled=False):
         for augmentation in augmentations:
@@ -80,7 +92,7 @@ def augmented(
 
 def named(augmentation: str | Augmentation) -> Augmentation:
     """What a name stands for, or the augmentation itself."""
-    if callable(augmentation):
+    if callable(augmentation) and not isinstance(augmentation, type):
         return augmentation
     one_of("augmentations", augmentation, AUGMENTATIONS)
-    return NAMED[augmentation]()
+    return NAMED[cast(str, augmentation)]()

@@ -42,10 +42,6 @@ void see_low(const PriorWeights& w, const int64_t* low, Workspace& s, float* con
   }
 }
 
-double uniform(uint32_t high, uint32_t low) {
-  return ((double)((uint64_t)high << 20 | low >> 12) + 0.5) * 0x1p-52;
-}
-
 // The masked rows of all sequences, ascending; how many.
 int64_t find_masked(const PriorSizes& z, const PriorTask& task, Workspace& s) {
   int64_t R = 0;

@@ -14,7 +14,6 @@ class Decoder {
  public:
   Decoder(const Launch& on, const FoldedDecoder& folded);
 
-  int64_t n_tokens() const { return z_.rows * z_.columns; }
   int64_t scratch(int64_t n) const;  // bytes of device memory for n series
   // Starts series (n, G / 2, L) = those of ids (n, n_tokens), added to it if not `first`; both on
   // the device, as the memory that is `on.scratch`.

@@ -57,13 +57,15 @@ Engine::Engine(const ModelConfig& config, const Tensors& state, int64_t n_thread
     : config_(config.tokenizer), device_(device) {
   check_device(device);
   const Folded folded = fold(config, state, n_threads);
+  std::vector<Floats> encoders;
+  for (int64_t band = 0; band < config_.bands; ++band)
+    encoders.push_back(fold_encoder(config_, band, Scope(state)["tokenizer"]));
   const Lease lease(workspaces_, device_, 0);
   const Launch on = lease.on(nullptr);
   for (int64_t band = 0; band < config_.bands; ++band) {
-    const Floats encoder = fold_encoder(config_, band, Scope(state)["tokenizer"]);
     priors_.push_back(std::make_unique<Prior>(on, folded.priors[band]));
     decoders_.push_back(std::make_unique<Decoder>(on, folded.decoders[band]));
-    encoders_.push_back(std::make_unique<Encoder>(on, config_, band, encoder));
+    encoders_.push_back(std::make_unique<Encoder>(on, config_, band, encoders[band]));
   }
   const int64_t most = std::min<int64_t>(MOST_BYTES, (int64_t)free_bytes() / SHARE);
   while (at_once_ > 1 && n_bytes(at_once_) > most) at_once_ /= 2;
@@ -115,6 +117,8 @@ void Engine::decode_some(const Launch& on, const Rooms& rooms, int64_t n, float*
 // The n series of a request from its `first` on.
 cpu::Outcome Engine::sample_some(const cpu::EngineRequest& request, int64_t first, int64_t n,
                                  cpu::Stop* stop, const void* asked) const {
+  std::vector<PriorTask> tasks(config_.bands);  // before the lease, which waits for the stream
+  int32_t invalid = 0;
   const Lease lease(workspaces_, device_, n_bytes(n));
   Room room(lease.memory());
   const Rooms rooms = lay_out(room, n);
@@ -122,7 +126,6 @@ cpu::Outcome Engine::sample_some(const cpu::EngineRequest& request, int64_t firs
   copy_in(on, rooms.index, request.index + first, n * sizeof(int64_t));
   copy_in(on, rooms.class_id, request.class_id + first, n * sizeof(int64_t));
   clear(on, rooms.invalid, sizeof(int32_t));
-  std::vector<PriorTask> tasks(config_.bands);  // their plans have to stay until all is done
   for (int64_t b = 0; b < config_.bands; ++b) {
     const cpu::BandRequest& band = request.band[b];
     PriorTask& task = tasks[b];
@@ -135,7 +138,6 @@ cpu::Outcome Engine::sample_some(const cpu::EngineRequest& request, int64_t firs
   }
   if (request.series)
     decode_some(on, rooms, n, request.series + first * config_.n_channels * config_.length);
-  int32_t invalid = 0;
   copy_out(on, &invalid, rooms.invalid, sizeof invalid);
   wait(on);
   return invalid ? cpu::Outcome::not_finite : cpu::Outcome::done;

@@ -62,18 +62,19 @@ void gather_rows(const Launch& on, const float* from, const int32_t* places, flo
 void guide(const Launch& on, float* rows, const float* none, float guidance, int64_t count);
 
 // Where a step's random numbers come from, see philox.h.
-struct Draws {
+struct DrawKeys {
   uint64_t seed;
   const int64_t* index;  // (n)
   uint32_t step, band;
 };
 // u (n, M), in (0, 1)
-void draw_uniforms(const Launch& on, const Draws& draws, const int32_t* places, double* u,
+void draw_uniforms(const Launch& on, const DrawKeys& draws, const int32_t* places, double* u,
                    int64_t n, int64_t M);
 // confidence (n, M) = logp + noise * Gumbel, infinite where there is no place. *invalid becomes 1
 // if a logp of a place is not finite.
-void take_confidence(const Launch& on, const Draws& draws, const int32_t* places, const float* logp,
-                     double noise, double* confidence, int32_t* invalid, int64_t n, int64_t M);
+void take_confidence(const Launch& on, const DrawKeys& draws, const int32_t* places,
+                     const float* logp, double noise, double* confidence, int32_t* invalid,
+                     int64_t n, int64_t M);
 // ids (n, N) at places = drawn (n, M), or `mask_id` where masked (n, M)
 void put_tokens(const Launch& on, const int32_t* places, const int64_t* drawn,
                 const uint8_t* masked, int64_t mask_id, int64_t* ids, int64_t n, int64_t N,

@@ -149,7 +149,7 @@ void Prior::transform(const Pass& pass, const Context& context) const {
 // Draws a token for every masked place from room.rows, and masks the least confident again.
 void Prior::choose(const Pass& pass, const cpu::Settings& settings, int64_t step) const {
   const auto& [on, task, room, S, M] = pass;
-  const Draws draws{settings.seed, task.index, (uint32_t)step, (uint32_t)settings.band};
+  const DrawKeys draws{settings.seed, task.index, (uint32_t)step, (uint32_t)settings.band};
   const double share = 1 - (double)(step + 1) / (double)settings.steps;
   draw_uniforms(on, draws, room.places, room.u, task.n, M);
   sample_code(on, room.rows, room.u, head_, head_bias_, room.drawn, room.logp, task.n * M, z_.D,
@@ -168,7 +168,10 @@ bool Prior::decode(const Launch& on, const cpu::Settings& settings, const PriorT
   const Rooms room = lay_out(memory, task.n);
   const Context context = z_.n_low ? see_low(on, task, room) : Context{};
   for (int64_t step = 0; step < settings.steps && task.most[step] > 0; ++step) {
-    if (stop && stop(asked, 0)) return false;
+    if (stop) {
+      wait(on);  // or it would be asked about steps long before they are computed
+      if (stop(asked, 0)) return false;
+    }
     const Pass pass{on, task, room, guided ? 2 * task.n : task.n, task.most[step]};
     find_masked(on, task.ids, z_.K, room.places, task.n, z_.N, pass.M);
     transform(pass, context);

@@ -66,17 +66,12 @@ __global__ void __launch_bounds__(NUMBER_THREADS)
   if (i < count) rows[i] = none[i] + guidance * (rows[i] - none[i]);
 }
 
-// From 52 bits, in (0, 1).
-__device__ __forceinline__ double uniform(uint32_t high, uint32_t low) {
-  return ((double)((uint64_t)high << 20 | low >> 12) + 0.5) * 0x1p-52;
-}
-
-__device__ __forceinline__ PhiloxWords words_of(const Draws& draws, int b, int place) {
+__device__ __forceinline__ PhiloxWords words_of(const DrawKeys& draws, int b, int place) {
   return philox_at(draws.seed, draws.index[b], (uint32_t)place, 0, draws.step, draws.band);
 }
 
 __global__ void __launch_bounds__(NUMBER_THREADS)
-    draw_uniforms_kernel(Draws draws, const int32_t* places, double* u, int M, int count) {
+    draw_uniforms_kernel(DrawKeys draws, const int32_t* places, double* u, int M, int count) {
   const int i = own_number();
   if (i >= count) return;
   const PhiloxWords words = words_of(draws, i / M, max(places[i], 0));
@@ -84,7 +79,7 @@ __global__ void __launch_bounds__(NUMBER_THREADS)
 }
 
 __global__ void __launch_bounds__(NUMBER_THREADS)
-    take_confidence_kernel(Draws draws, const int32_t* places, const float* logp, double noise,
+    take_confidence_kernel(DrawKeys draws, const int32_t* places, const float* logp, double noise,
                            double* confidence, int32_t* invalid, int M, int count) {
   const int i = own_number();
   if (i >= count) return;
@@ -134,13 +129,14 @@ void guide(const Launch& on, float* rows, const float* none, float guidance, int
   launch_each(on, guide_kernel, count, rows, none, guidance);
 }
 
-void draw_uniforms(const Launch& on, const Draws& draws, const int32_t* places, double* u,
+void draw_uniforms(const Launch& on, const DrawKeys& draws, const int32_t* places, double* u,
                    int64_t n, int64_t M) {
   launch_each(on, draw_uniforms_kernel, n * M, draws, places, u, (int)M);
 }
 
-void take_confidence(const Launch& on, const Draws& draws, const int32_t* places, const float* logp,
-                     double noise, double* confidence, int32_t* invalid, int64_t n, int64_t M) {
+void take_confidence(const Launch& on, const DrawKeys& draws, const int32_t* places,
+                     const float* logp, double noise, double* confidence, int32_t* invalid,
+                     int64_t n, int64_t M) {
   launch_each(on, take_confidence_kernel, n * M, draws, places, logp, noise, confidence, invalid,
               (int)M);
 }

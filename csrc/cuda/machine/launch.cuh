@@ -3,7 +3,9 @@
 // With TSGEN_CUDA_ON_CPU the same sources are compiled as C++, see csrc/cuda_on_cpu.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -41,8 +43,21 @@ T& shared() {
 #else
 
 inline void check(cudaError_t error) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // so that no later call finds it
+  if (error == cudaErrorMemoryAllocation) throw std::bad_alloc();
+  throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
+// Let a kernel have shared_bytes. It is a setting of the process: never less than the most there
+// is, or another thread's launch of the same kernel could fail.
+template <typename Kernel>
+void ask_for_shared(int64_t device, Kernel kernel, size_t shared_bytes) {
+  cudaFuncAttributes own;
+  check(cudaFuncGetAttributes(&own, kernel));
+  const int64_t most = most_shared(device) - (int64_t)own.sharedSizeBytes;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)std::max<int64_t>(most, shared_bytes)));
 }
 
 // Start kernel(args...); nothing is waited for.
@@ -51,9 +66,7 @@ void launch(const Launch& on, void (*kernel)(Params...), int64_t n_blocks, int n
             size_t shared_bytes, Args... args) {
   if (n_blocks > MOST_BLOCKS) throw std::runtime_error("CUDA: a grid of more than 2^31 blocks");
   check(cudaSetDevice((int)on.device));
-  if (shared_bytes > SHARED_WITHOUT_ASKING)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               (int)shared_bytes));
+  if (shared_bytes > SHARED_WITHOUT_ASKING) ask_for_shared(on.device, kernel, shared_bytes);
   kernel<<<(unsigned)n_blocks, n_threads, shared_bytes, (cudaStream_t)on.stream>>>(args...);
   check(cudaGetLastError());
 }

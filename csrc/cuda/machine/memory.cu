@@ -49,16 +49,13 @@ OnDevice::OnDevice(int64_t device) {
   check(cudaGetDevice(&before_));
   check(cudaSetDevice((int)device));
 }
-OnDevice::~OnDevice() { cudaSetDevice(before_); }
+OnDevice::~OnDevice() {
+  if (cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();  // so that no later call finds it
+}
 
 void* allocate(size_t n_bytes) {
   void* memory = nullptr;
-  const cudaError_t error = cudaMalloc(&memory, n_bytes);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // so that no launch finds it
-    throw std::bad_alloc();
-  }
-  check(error);
+  check(cudaMalloc(&memory, n_bytes));
   return memory;
 }
 void release(void* memory) noexcept { cudaFree(memory); }
