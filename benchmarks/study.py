@@ -26,7 +26,7 @@ from study_plan import settings as settings_of
 
 import tsgen
 from tsgen import formats, metrics, probes
-from tsgen.config import PRESETS
+from tsgen.config import PRESETS, SslConfig
 from tsgen.errors import RunError
 from tsgen.rocket import RocketFeatures
 
@@ -59,6 +59,9 @@ def read(folder: Path, budget: Budget) -> Data:
 def trained(data: Data, cell: Cell, budget: Budget) -> tuple[tsgen.Model, dict[str, float]]:
     """The model of a run, and the seconds of each stage."""
     variant = VARIANTS[cell.variant]
+    how = dict(variant.fit)
+    if "ssl" in how:
+        how["ssl"] = SslConfig(**how["ssl"])
     preset = dataclasses.replace(PRESETS["base"], **variant.preset)
     with tempfile.TemporaryDirectory() as folder:
         model = tsgen.fit(
@@ -72,7 +75,7 @@ def trained(data: Data, cell: Cell, budget: Budget) -> tuple[tsgen.Model, dict[s
             seed=cell.seed,
             device="cpu",
             progress=False,
-            **{"preset": preset} | variant.fit,
+            **{"preset": preset} | how,
         )
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     stages = [json.loads(line) for line in lines]

@@ -37,7 +37,10 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Variant:
-    """One factor's other setting: arguments of `tsgen.fit`, or fields of `tsgen.config.Preset`."""
+    """One factor's other setting: arguments of `tsgen.fit`, or fields of `tsgen.config.Preset`.
+
+    All of them plain values; those of "ssl" are of `tsgen.config.SslConfig`.
+    """
 
     fit: dict[str, Any] = field(default_factory=dict)
     preset: dict[str, Any] = field(default_factory=dict)
@@ -45,11 +48,12 @@ class Variant:
 
 VARIANTS = {
     BASE: Variant(),
-    "Barlow Twins": Variant({"ssl": "barlow_twins"}),
-    "VICReg": Variant({"ssl": "vicreg"}),
-    "VIbCReg": Variant({"ssl": "vibcreg"}),
-    "BYOL": Variant({"ssl": "byol"}),
-    "SimSiam": Variant({"ssl": "simsiam"}),
+    "Barlow Twins": Variant({"ssl": {"objective": "barlow_twins"}}),
+    "Barlow Twins, codes": Variant({"ssl": {"objective": "barlow_twins", "on": "codes"}}),
+    "VICReg": Variant({"ssl": {"objective": "vicreg"}}),
+    "VIbCReg": Variant({"ssl": {"objective": "vibcreg"}}),
+    "BYOL": Variant({"ssl": {"objective": "byol"}}),
+    "SimSiam": Variant({"ssl": {"objective": "simsiam"}}),
     "orthogonal codes": Variant({"orthogonal": 10.0}),
     "cosine codes": Variant({"codebook": "cosine"}),
     "FSQ": Variant({"codebook": "fsq"}),

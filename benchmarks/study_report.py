@@ -258,6 +258,9 @@ def plan(found: Found, budget: Budget) -> list[str]:
 def change(v: str) -> str:
     """What a variant changes, as one writes it."""
     changes = VARIANTS[v].fit | VARIANTS[v].preset
+    if "ssl" in changes:
+        inner = ", ".join(f"{key}={value!r}" for key, value in changes["ssl"].items())
+        return f"ssl=SslConfig({inner})"
     return ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
