@@ -124,7 +124,7 @@ def generation(found: Found) -> list[str]:
             compared = v != BASE and n
             row += [metric.shown(mean_interval(difference_SR)) if compared else ""]
             row += [f"{p[name][v]:.3f}" if compared else ""]
-        row += [f"{n}, {n_diverged} runs diverged" if n_diverged else str(n)]
+        row += [f"{n}, {n_diverged} diverged" if n_diverged else str(n)]
         rows.append([*row, *(ranged(ranks[name].get(v)) for name in GENERATION)])
     head = ["variant", "FID, times base's", "p", "TSTR, points above base's", "p", "sets"]
     return ["### Generated series", "", *table([*head, "FID rank", "TSTR rank"], rows)]

@@ -315,7 +315,7 @@ class TestResidual:
     def test_is_drawn_by_engine_torch_alone_and_the_others_say_why(self):
         network = tiny_network(tiny_config(**RESIDUAL_SIZES))
         assert type(Sampler(network).engine) is ENGINES["torch"]
-        for name in ("cpu", "cuda"):
+        for name in ("cpu", "cuda", "cuda_cpp"):
             with pytest.raises(ArgumentError, match="takes one token a place, not the several"):
                 Sampler(network, engine=name)
 

@@ -391,7 +391,7 @@ class TestReport:
         text = "\n".join(lines)
         assert f"- runs: {len(cells())} of {len(cells())}, 1 diverged" in text
         byol = [line for line in lines if line.startswith("| BYOL")]
-        assert "| 11, 1 runs diverged |" in byol[1]
+        assert "| 11, 1 diverged |" in byol[1]
         assert "1 diverged" in byol[3]
         peer = next(line for line in lines if line.startswith("| mean FID rank among 16"))
         base, other, difference = (float(cell.split()[0]) for cell in peer.split("|")[2:5])

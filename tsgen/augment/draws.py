@@ -2,7 +2,7 @@
 
 By Philox (see tsgen/ops/philox.py) on the CPU, then moved: the same on any device. The counter's
 sample is the index of the series, its step counts the draws of one composition, its band is the
-view. Normal numbers: Box and Muller 1958. B series.
+view. B series.
 """
 
 from __future__ import annotations
@@ -28,14 +28,11 @@ class Draws:
 
     def uniform(self, *size: int) -> Tensor:
         """(B, *size) float32 in [0, 1]."""
-        return self.sent(torch.cat(self.pair(math.prod(size)), 1), size)
+        return self.sent(torch.cat(ops.uniforms(self.words(math.prod(size))), 1), size)
 
     def normal(self, *size: int) -> Tensor:
         """(B, *size) float32, mean 0 and standard deviation 1."""
-        u_BM, v_BM = self.pair(math.prod(size))
-        radius_BM, angle_BM = (-2 * u_BM.log()).sqrt(), 2 * math.pi * v_BM
-        both = radius_BM * angle_BM.cos(), radius_BM * angle_BM.sin()
-        return self.sent(torch.cat(both, 1), size)
+        return self.sent(ops.normals(self.words(math.prod(size))), size)
 
     def span(self, place_N: Tensor, share: float) -> Tensor:
         """(B, N) bool: which of the places (N,) in (0, 1) lie in a span, up to `share` long."""
@@ -45,11 +42,11 @@ class Draws:
         inside_BN: Tensor = (place_N >= start_B1) & (place_N < start_B1 + length_B1)
         return inside_BN
 
-    def pair(self, n: int) -> tuple[Tensor, Tensor]:
-        """Two of (B, ceil(n / 2)) float64 in (0, 1)."""
-        words = ops.philox(self.key, self.index_B, -(-n // 2), step=self.n_calls, band=self.view)
+    def words(self, n: int) -> Tensor:
+        """Of each pair of n numbers: (B, ceil(n / 2), 4) int64."""
         self.n_calls += 1
-        return ops.uniforms(words)
+        step = self.n_calls - 1
+        return ops.philox(self.key, self.index_B, -(-n // 2), step=step, band=self.view)
 
     def sent(self, x_BN: Tensor, size: tuple[int, ...]) -> Tensor:
         """Those wanted, to the device; from pinned memory, so that nothing waits for it."""
