@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tsgen import arguments, dispatch, measure, sampler
-from tsgen.config import one_of
+from tsgen.checks import one_of
 from tsgen.measure import Run
 from tsgen.model import Model
 from tsgen.request import Request

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tsgen import arguments, formats
 from tsgen.bundled import open_model
-from tsgen.config import one_of
+from tsgen.checks import one_of
 from tsgen.errors import ArgumentError, FileError, bad_value
 from tsgen.formats_io import atomic, typed_errors
 from tsgen.model import Model

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from tsgen import strict_json, weights
-from tsgen.config import one_of
+from tsgen.checks import one_of
 from tsgen.errors import FileError, bad_value
 from tsgen.folder import exists, locked, open_inside, opened, writing
 from tsgen.formats_io import atomic, typed_errors

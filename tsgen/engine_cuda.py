@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tsgen import dispatch, ops, persistent
 from tsgen.autoencoder import stage_widths
-from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig, one_of
+from tsgen.checks import one_of
+from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig
 from tsgen.engine_cpu import no_token_a_place
 from tsgen.errors import RunError
 from tsgen.fused import FusedPrior, Kind

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsgen import arguments
+from tsgen.checks import one_of, whole
 from tsgen.config import (
     FAMILIES,
     PRESETS,
@@ -20,8 +21,6 @@ from tsgen.config import (
     SslConfig,
     TokenizerConfig,
     VaeConfig,
-    one_of,
-    whole,
 )
 from tsgen.data import Labels, as_series, warn_if_swapped
 from tsgen.errors import bad_value

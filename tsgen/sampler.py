@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tsgen.config import SamplingConfig, one_of
+from tsgen.checks import one_of
+from tsgen.config import SamplingConfig
 from tsgen.engine_cpu import CpuEngine
 from tsgen.engine_cuda import CudaEngine
 from tsgen.engine_cuda_cpp import CudaCppEngine

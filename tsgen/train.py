@@ -24,7 +24,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tsgen import arguments
-from tsgen.config import SslConfig, each, number, one_of, whole
+from tsgen.checks import each, number, one_of, whole
+from tsgen.config import SslConfig
 from tsgen.errors import RunError, bad_type, bad_value
 from tsgen.log import Log, Progress
 from tsgen.spans import span

@@ -19,7 +19,8 @@ from tsgen.augment.draws import Draws
 from tsgen.augment.spectrum import BandGain, FrequencyMask, PhaseShift
 from tsgen.augment.time import CropResize, SliceShuffle, TimeMask, WindowWarp
 from tsgen.augment.values import Flip, Jitter, MagnitudeWarp, Scaling, Slope
-from tsgen.config import AUGMENTATIONS, number, one_of
+from tsgen.checks import number, one_of
+from tsgen.config import AUGMENTATIONS
 from tsgen.errors import bad_type, bad_value
 
 Augmentation = Callable[[Tensor, Draws], Tensor]

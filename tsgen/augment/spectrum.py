@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tsgen.augment.draws import Draws
-from tsgen.config import number
+from tsgen.checks import number
 
 
 @dataclass(frozen=True)

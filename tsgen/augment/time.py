@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsgen.augment.draws import Draws
-from tsgen.config import number, whole
+from tsgen.checks import number, whole
 
 
 @dataclass(frozen=True)

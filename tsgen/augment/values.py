@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tsgen.augment.draws import Draws
-from tsgen.config import number, one_of, whole
+from tsgen.checks import number, one_of, whole
 
 
 @dataclass(frozen=True)
