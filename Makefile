@@ -43,9 +43,9 @@ sanitize: $(VENV)/.installed-test
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/lib TSGEN_REQUIRE=sanitizers,cuda \
 	  TSGEN_LIBRARY=$(SANITIZED)/objects \
 	  $(BIN)/python -m pytest -n auto -q -p no:cacheprovider \
-	    tests/test_ops.py tests/test_op_behaviour.py \
+	    tests/test_ops.py tests/test_op_behaviour.py tests/test_op_behaviour_attention.py \
 	    tests/test_op_behaviour_draws.py tests/test_op_behaviour_blocks.py tests/test_engine_cpu.py \
-	    tests/test_engine_cuda.py::TestLargerKernels tests/test_engine_cuda_cpp.py \
+	    tests/test_engine_cuda_kernels.py tests/test_engine_cuda_cpp.py \
 	    tests/test_c_library.py tests/test_c_library_files.py tests/test_c_library_ops.py \
 	    tests/test_c_library_cuda.py \
 	  -k "(cpu or cuda or instruction_set or threads or c_library) and not ctrl_c \

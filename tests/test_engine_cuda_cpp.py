@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from engines import SHAPES, law, same_series
+from test_engine_cuda import DEVICE, GPU, tiny_copy
 from test_sampler import CASES, N_SERIES, ONE_TOKEN, case, partly_known, request
 from tiny_models import tiny_config, tiny_network
 
@@ -15,11 +16,8 @@ from tsgen.engine_cpu import CpuEngine, folded
 from tsgen.engine_cuda_cpp import CudaCppEngine
 from tsgen.engine_torch import TorchEngine
 from tsgen.errors import ArgumentError, RunError
-from tsgen.network import Network
 from tsgen.sampler import Sampler
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
 EVERY = [(name, some_known) for name in CASES for some_known in (False, True)]
 # with every part of it, where a thread is a fiber
 FEW = [("flat", False), ("both, hot, guided", True), ("one band", True), ("no classes", False)]
@@ -29,13 +27,6 @@ try:
         pytest.skip("no GPU, and its kernels are not built for CPUs", allow_module_level=True)
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
-
-
-def tiny_copy(network: Network) -> Network:
-    """The same weights in float32, where the kernels are."""
-    copy = Network(network.config)
-    copy.load_state_dict(network.state_dict())
-    return copy.eval().to(DEVICE)
 
 
 @pytest.mark.parametrize(("name", "some_known"), EVERY if GPU else FEW)

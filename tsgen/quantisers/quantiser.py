@@ -73,7 +73,7 @@ class Quantiser(Projections):
         unit:     whether to bring every latent to length 1 first
         returns:  Quantised
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each quantiser has its own; there is no default
 
     def codes(self) -> Tensor:
         """The codes as they are compared and decoded: (K, code_dim)."""
