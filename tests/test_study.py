@@ -340,6 +340,13 @@ class TestReport:
         assert other == 16
         assert peer in study_report.summary(path)
 
+    def test_a_variant_without_a_whole_set_is_a_comparison_too(self, tmp_path):
+        skip = [cell for cell in cells() if cell.variant == "BYOL"]
+        found = study_report.load(written(tmp_path / "s.jsonl", {"FSQ": -0.5}, skip), Budget())
+        p = study_report.tested(found, study_report.GENERATION["FID"])
+        assert "BYOL" not in p
+        assert p["FSQ"] == pytest.approx((len(VARIANTS) - 1) * 2 / 2 ** len(SETS))
+
     def test_ratios_and_points(self, tmp_path):
         lines = study_report.page(written(tmp_path / "s.jsonl", {"timevqvae": 1.0}))
         _, peer, *_ = (line for line in lines if line.startswith("| timevqvae"))
