@@ -8,9 +8,9 @@ import torch
 from engines import SHAPES, law, same_series
 from test_engine_cuda import DEVICE, GPU, tiny_copy
 from test_sampler import CASES, N_SERIES, ONE_TOKEN, case, partly_known, request
-from tiny_models import tiny_config, tiny_network
+from tiny_models import smooth_series, tiny_config, tiny_model, tiny_network
 
-from tsgen import native
+from tsgen import native, sampler
 from tsgen.config import SamplingConfig
 from tsgen.engine_cpu import CpuEngine, folded
 from tsgen.engine_cuda_cpp import CudaCppEngine
@@ -156,3 +156,16 @@ def test_is_an_engine_for_a_gpu():
 def test_says_why_it_cannot_run():
     with pytest.raises(ArgumentError, match="'cuda_cpp', which takes float32 weights on a GPU"):
         Sampler(tiny_network(), engine="cuda_cpp")
+
+
+def test_a_model_encodes_by_it(monkeypatch):
+    monkeypatch.setattr(CudaCppEngine, "obstacle", staticmethod(lambda network: None))
+    monkeypatch.setattr(sampler, "PREFERENCE", ("cuda_cpp",))
+    model = tiny_model()
+    model.to(DEVICE)
+    monkeypatch.setattr(model.network.tokenizer, "encode", None)  # not by PyTorch's ops
+    x = smooth_series(9, *model.shape)
+    ids = model.encode(x)
+    mine = CudaCppEngine(model.network).encode(torch.from_numpy(model.scaler.apply(x)))
+    np.testing.assert_array_equal(ids, torch.cat(mine, 1))
+    np.testing.assert_array_equal(model.encode(x[4:5]), ids[4:5])

@@ -14,6 +14,7 @@ from torch import Tensor
 from tsgen import arguments, impute, storage
 from tsgen.config import ModelConfig, SamplingConfig
 from tsgen.data import Labels, Scaler, as_series
+from tsgen.engine_cuda_cpp import CudaCppEngine
 from tsgen.errors import RunError, bad_value
 from tsgen.network import Network
 from tsgen.request import CHUNK, Ints, Order, Request
@@ -256,10 +257,12 @@ class Model:
     def tokens(self, array: Floats) -> list[Tensor]:
         """Token ids of every band, in chunks."""
         scaled = torch.from_numpy(self.scaler.apply(array))
-        encode = self.network.tokenizer.encode
-        like = self.network.tokenizer.window_W  # its device and dtype
+        encode, like = self.network.tokenizer.encode, self.network.like  # its device and dtype
+        engine = Sampler(self.network).engine
+        if isinstance(engine, CudaCppEngine):  # where PyTorch's ops would sum by the batch's size
+            return [ids_BN.to(like.device) for ids_BN in engine.encode(scaled)]
         # the kernels for GPUs sum a row alike in any number of rows
-        size = min(MOST_ENCODED, Sampler(self.network).engine.at_once) if like.is_cuda else CHUNK
+        size = min(MOST_ENCODED, engine.at_once) if like.is_cuda else CHUNK
         parts = [encode(part.to(like)) for part in scaled.split(size)]
         return [torch.cat(band) for band in zip(*parts, strict=True)]
 
