@@ -91,6 +91,7 @@ def main() -> None:
     given = {"projector_width": args.width, "weight": args.weight, "on": args.on}
     given |= {"augmentations": args.augmentations and tuple(args.augmentations)}
     given = {key: value for key, value in given.items() if value is not None}
+    machine = measure.machine()  # of now: commits made later are not what runs
     for name in args.names:
         train, test = (read(args.data / name, split=part) for part in ("train", "test"))
         for seed in args.seeds:
@@ -103,7 +104,7 @@ def main() -> None:
                 row |= {"ssl": ssl and dataclasses.asdict(ssl), **judged(run, train, test)}
                 print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
                 key = ", ".join([name, objective, f"seed {seed}", *map(str, given.values())])
-                measure.save("ssl_quality", {key: row | {"machine": measure.machine()}})
+                measure.save("ssl_quality", {key: row | {"machine": machine}})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The tables of docs/ssl.md, from results/ssl_steps.json and results/ssl_quality.json."""
 
+import statistics
 from typing import Any
 
-NOTE = """Of the test part, after {steps:,} steps of stage 1 alone, everything else equal.
-Probe: ridge on the mean over tokens, before and after quantisation; error: mean squared, of the
-reconstruction."""
+NOTE = """Of the test part, after {steps:,} steps of stage 1 alone, everything else equal: means
+over seeds, ± standard deviation. Probe: ridge on the mean over tokens, before and after
+quantisation; error: mean squared, of the reconstruction."""
 
 
 def page(text: str, steps: dict[str, Any], quality: dict[str, Any]) -> str:
@@ -35,16 +36,32 @@ def qualities(quality: dict[str, Any]) -> list[str]:
     if not quality:
         return []
     lines = ["**Collapse, probes and reconstruction**", ""]
-    lines += ["| set | `ssl=` | feature std | rank | probe, latents | codes | error |"]
-    lines += ["|---|---|---|---|---|---|---|"]
-    steps = next(iter(quality.values()))["steps"]
-    for row in sorted(quality.values(), key=lambda row: (row["set"], row["ssl"] is not None)):
-        name = f"`{row['ssl']['objective']}`" if row["ssl"] else "none"
-        if row["steps"] != steps:
-            raise ValueError(f"{row['set']}, {name}: wanted {steps} steps, got {row['steps']}")
-        numbers = f"{row['feature_std']:.3f} | {row['feature_rank']:.0f}"
-        probes = f"{row['probe_latents']:.1%} | {row['probe_codes']:.1%}"
-        lines.append(
-            f"| {row['set']} | {name} | {numbers} | {probes} | {row['reconstruction']:.4f} |"
-        )
-    return [*lines, "", *NOTE.format(steps=steps).splitlines(), ""]
+    lines += ["| set | `ssl=` | seeds | feature std | rank | probe, latents | codes | error |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    steps = {row["steps"] for row in quality.values()}
+    if len(steps) > 1:
+        raise ValueError(f"ssl_quality: wanted one number of steps, got {sorted(steps)}")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in quality.values():
+        groups.setdefault((row["set"], told(row["ssl"])), []).append(row)
+    for (name, ssl), rows in sorted(groups.items(), key=lambda it: (it[0][0], it[0][1] != "none")):
+        cells = [name, ssl, str(len(rows)), mean(rows, "feature_std", 3)]
+        cells += [mean(rows, "feature_rank", 0)]
+        cells += [mean(rows, f"probe_{what}", 1, 100) + " %" for what in ("latents", "codes")]
+        lines.append(f"| {' | '.join([*cells, mean(rows, 'reconstruction', 4)])} |")
+    return [*lines, "", *NOTE.format(steps=steps.pop()).splitlines(), ""]
+
+
+def told(ssl: dict[str, Any] | None) -> str:
+    """An objective, and where it looks if that is not the latents."""
+    if ssl is None:
+        return "none"
+    on = "" if ssl["on"] == "latents" else f", {ssl['on']}"
+    return f"`{ssl['objective']}`{on}"
+
+
+def mean(rows: list[dict[str, Any]], key: str, digits: int, scale: float = 1) -> str:
+    """Over seeds, ± their standard deviation."""
+    values = [scale * row[key] for row in rows]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
