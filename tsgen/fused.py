@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsgen import dispatch, native, ops, persistent
+from tsgen import dispatch, native_ops, ops, persistent
 from tsgen.config import SamplingConfig
 from tsgen.errors import bad_value
 from tsgen.layers import Block, folded
@@ -75,7 +75,7 @@ class FusedBlock:
         why = dispatch.obstacle("transformer_block", "cuda", kind.device.type, kind.dtype)
         if why is None:
             (_, H, Dh), (F, D) = self.weights.null_kv_2HC.shape, self.weights.up_FD.shape
-            why = native.transformer_block_obstacle(kind.device, T, D, H, Dh, F)
+            why = native_ops.transformer_block_obstacle(kind.device, T, D, H, Dh, F)
         if why and kind.kernels == "layers":
             raise bad_value("kernels", "those that can run this network", f"'layers': {why}")
         return why is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tsgen import dispatch, native
+from tsgen import dispatch, native, native_ops
 from tsgen.config import SamplingConfig
 from tsgen.schedule import masked_counts
 
@@ -33,7 +33,7 @@ def obstacle(prior: FusedPrior, settings: SamplingConfig, band: int) -> str | No
     if len(layers) > MOST_LAYERS or settings.steps[band] > MOST_STEPS:
         return f"takes {MOST_LAYERS} layers and {MOST_STEPS} steps at most"
     D, (_, H, Dh), F = prior.head_KD.shape[1], layers[0].null_kv_2HC.shape, len(layers[0].up_FD)
-    if why := native.transformer_block_obstacle(like.device, 1 + prior.n_tokens, D, H, Dh, F):
+    if why := native_ops.transformer_block_obstacle(like.device, 1 + prior.n_tokens, D, H, Dh, F):
         return f"cannot take {why}"
     part = native.kernels("cuda")
     if part.decode_shared(sizes_of(prior, settings, band)) > part.most_shared(
@@ -87,12 +87,14 @@ def decode(
     tables += [prior.head_in_bias, *prior.head_norm, prior.head_bias_K]
     given = [t.contiguous() for t in (*where, class_B)]
     context = None if context_BND is None else context_BND.contiguous()
-    native.decode(
-        prior.head_KD,
-        [list(block.weights) for block in prior.blocks],
-        tables,
+    native.kernels("cuda").decode(
+        *native.launch_of(prior.head_KD),
+        [native.addresses(block.weights) for block in prior.blocks],
+        native.addresses(tables),
+        native.addresses([*given, context, ids_BN, invalid_B]),
+        len(class_B),
         sizes_of(prior, settings, band),
-        [*given, context, ids_BN, invalid_B],
-        (masked_counts(settings.schedule, steps, N), noise),
+        masked_counts(settings.schedule, steps, N),
+        noise,
     )
     return ids_BN, invalid_B
