@@ -61,20 +61,8 @@ struct Decoder {
 
   // x = the embeddings of all tokens, the class first
   __device__ void embed() const {
-    const int D = z.block.D, T_ = z.block.T;
     each_warp(room.block.M, [&](int m) {
-      const int g = m / T_ % room.n, pass = m / T_ / room.n, n = m % T_ - 1;
-      const int64_t b = draws.sequence(g);
-      for (int i = threadIdx.x % WARP; i < D; i += WARP) {
-        float y;
-        if (n < 0) {
-          y = w.classes[draws.class_of(pass, g) * D + i];
-        } else {
-          y = load(w.tokens[(int64_t)draws.ids[g * z.N + n] * D + i]) + w.places[n * D + i];
-          if (request.context) y += load(((const T*)request.context)[(b * z.N + n) * D + i]);
-        }
-        tile.x.at(m, i) = y;
-      }
+      embed_row(w, draws, z.block.D, m, [&](int i, float y) { tile.x.at(m, i) = y; });
     });
     __syncthreads();
   }

@@ -76,21 +76,9 @@ struct Decoder {
   // x = the embeddings of all tokens, the class first
   __device__ void embed() const {
     const Draws draws = this->draws();
-    const int D = tile.D(), T_ = z.block.T;
-    for (int m = threadIdx.x / WARP; m < room.layers.G * T_; m += NARROW_WARPS) {
-      const int g = m / T_ % room.n, pass = m / T_ / room.n, n = m % T_ - 1;
-      const int64_t b = draws.sequence(g);
-      for (int i = thread_now() % WARP; i < D; i += WARP) {
-        float y;
-        if (n < 0) {
-          y = w.classes[draws.class_of(pass, g) * D + i];
-        } else {
-          y = load(w.tokens[(int64_t)draws.ids[g * z.N + n] * D + i]) + w.places[n * D + i];
-          if (request.context) y += load(((const T*)request.context)[(b * z.N + n) * D + i]);
-        }
-        tile.x[m * D + (i ^ tile.twist(m))] = y;
-      }
-    }
+    for (int m = threadIdx.x / WARP; m < room.layers.G * z.block.T; m += NARROW_WARPS)
+      embed_row(w, draws, tile.D(), m,
+                [&](int i, float y) { tile.x[m * tile.D() + (i ^ tile.twist(m))] = y; });
     __syncthreads();
   }
 

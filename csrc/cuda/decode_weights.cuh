@@ -1,7 +1,9 @@
 // The weights of a band's decoding loop, with their types: DecodeTables as the kernels take them.
+// And what both kernels begin a step with: the embeddings.
 #pragma once
 
 #include "cuda/block.cuh"
+#include "cuda/draws.cuh"
 
 namespace tsgen::cuda {
 
@@ -30,6 +32,27 @@ DecodeWeights<T> weights_of(const DecodeTables& tables, int n_layers) {
   w.head_in_bias = tables.head_in_bias, w.head_gain = tables.head_gain;
   w.head_shift = tables.head_shift, w.head_bias = tables.head_bias;
   return w;
+}
+
+// Row m of all tokens of all sequences and passes, the class first, by a warp: `put` takes number
+// i.
+template <typename T, typename Put>
+__device__ void embed_row(const DecodeWeights<T>& w, const Draws& draws, int D, int m,
+                          const Put& put) {
+  const int T_ = draws.z.block.T, N = draws.z.N;
+  const int g = m / T_ % draws.n, pass = m / T_ / draws.n, n = m % T_ - 1;
+  const int64_t b = draws.sequence(g);
+  const T* const context = (const T*)draws.request.context;
+  for (int i = thread_now() % WARP; i < D; i += WARP) {
+    float y;
+    if (n < 0) {
+      y = w.classes[draws.class_of(pass, g) * D + i];
+    } else {
+      y = load(w.tokens[(int64_t)draws.ids[g * N + n] * D + i]) + w.places[n * D + i];
+      if (context) y += load(context[(b * N + n) * D + i]);
+    }
+    put(i, y);
+  }
 }
 
 }  // namespace tsgen::cuda

@@ -38,6 +38,20 @@ class Engine : public ModelEngine {
     void* scratch;
   };
 
+  // What a call of n series works in, as long as it lasts.
+  struct Call {
+    Call(const Engine& engine, int64_t n)
+        : lease(engine.workspaces_, engine.device_, engine.n_bytes(n)),
+          room(lease.memory()),
+          rooms(engine.lay_out(room, n)),
+          on(lease.on(rooms.scratch)) {}
+
+    const Lease lease;
+    Room room;
+    const Rooms rooms;
+    const Launch on;
+  };
+
   Rooms lay_out(Room& room, int64_t n) const;
   int64_t n_bytes(int64_t n) const;
   cpu::Outcome sample_some(const cpu::EngineRequest& request, int64_t first, int64_t n,
@@ -119,10 +133,9 @@ cpu::Outcome Engine::sample_some(const cpu::EngineRequest& request, int64_t firs
                                  cpu::Stop* stop, const void* asked) const {
   std::vector<PriorTask> tasks(config_.bands);  // before the lease, which waits for the stream
   int32_t invalid = 0;
-  const Lease lease(workspaces_, device_, n_bytes(n));
-  Room room(lease.memory());
-  const Rooms rooms = lay_out(room, n);
-  const Launch on = lease.on(rooms.scratch);
+  const Call call(*this, n);
+  const Launch& on = call.on;
+  const Rooms& rooms = call.rooms;
   copy_in(on, rooms.index, request.index + first, n * sizeof(int64_t));
   copy_in(on, rooms.class_id, request.class_id + first, n * sizeof(int64_t));
   clear(on, rooms.invalid, sizeof(int32_t));
@@ -160,14 +173,11 @@ void Engine::decode(const std::vector<const int64_t*>& ids, int64_t n, float* se
   const int64_t each = config_.n_channels * config_.length;
   for (int64_t first = 0; first < n; first += at_once_) {
     const int64_t part = std::min(at_once_, n - first);
-    const Lease lease(workspaces_, device_, n_bytes(part));
-    Room room(lease.memory());
-    const Rooms rooms = lay_out(room, part);
-    const Launch on = lease.on(rooms.scratch);
+    const Call call(*this, part);
     for (int64_t b = 0; b < config_.bands; ++b)
-      copy_in(on, rooms.ids[b], ids[b] + first * N(b), part * N(b) * sizeof(int64_t));
-    decode_some(on, rooms, part, series + first * each);
-    wait(on);
+      copy_in(call.on, call.rooms.ids[b], ids[b] + first * N(b), part * N(b) * sizeof(int64_t));
+    decode_some(call.on, call.rooms, part, series + first * each);
+    wait(call.on);
   }
 }
 
@@ -175,16 +185,13 @@ void Engine::encode(const float* x, int64_t n, const std::vector<int64_t*>& ids,
   const int64_t each = config_.n_channels * config_.inner_length();
   for (int64_t first = 0; first < n; first += at_once_) {
     const int64_t part = std::min(at_once_, n - first);
-    const Lease lease(workspaces_, device_, n_bytes(part));
-    Room room(lease.memory());
-    const Rooms rooms = lay_out(room, part);
-    const Launch on = lease.on(rooms.scratch);
-    copy_in(on, rooms.series, x + first * each, part * each * sizeof(float));
+    const Call call(*this, part);
+    copy_in(call.on, call.rooms.series, x + first * each, part * each * sizeof(float));
     for (int64_t b = 0; b < config_.bands; ++b) {
-      encoders_[b]->encode(on, rooms.series, part, rooms.ids[b]);
-      copy_out(on, ids[b] + first * N(b), rooms.ids[b], part * N(b) * sizeof(int64_t));
+      encoders_[b]->encode(call.on, call.rooms.series, part, call.rooms.ids[b]);
+      copy_out(call.on, ids[b] + first * N(b), call.rooms.ids[b], part * N(b) * sizeof(int64_t));
     }
-    wait(on);
+    wait(call.on);
   }
 }
 
