@@ -103,7 +103,8 @@ def main() -> None:
                 row |= {"cpu_minutes": (time.process_time() - began) / 60}
                 row |= {"ssl": ssl and dataclasses.asdict(ssl), **judged(run, train, test)}
                 print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-                key = ", ".join([name, objective, f"seed {seed}", *map(str, given.values())])
+                changed = given.values() if ssl else ()
+                key = ", ".join([name, objective, f"seed {seed}", *map(str, changed)])
                 measure.save("ssl_quality", {key: row | {"machine": machine}})
 
 

@@ -1,7 +1,11 @@
 """The tables of docs/ssl.md, from results/ssl_steps.json and results/ssl_quality.json."""
 
+import dataclasses
+import json
 import statistics
 from typing import Any
+
+from tsgen.config import SslConfig
 
 NOTE = """Of the test part, after {steps:,} steps of stage 1 alone, everything else equal: means
 over seeds, ± standard deviation. Probe: ridge on the mean over tokens, before and after
@@ -44,6 +48,9 @@ def qualities(quality: dict[str, Any]) -> list[str]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in quality.values():
         groups.setdefault((row["set"], told(row["ssl"])), []).append(row)
+    for place, rows in groups.items():
+        if len({row["seed"] for row in rows}) < len(rows):
+            raise ValueError(f"ssl_quality: wanted one row of each seed of {place}")
     for (name, ssl), rows in sorted(groups.items(), key=lambda it: (it[0][0], it[0][1] != "none")):
         cells = [name, ssl, str(len(rows)), mean(rows, "feature_std", 3)]
         cells += [mean(rows, "feature_rank", 0)]
@@ -53,11 +60,12 @@ def qualities(quality: dict[str, Any]) -> list[str]:
 
 
 def told(ssl: dict[str, Any] | None) -> str:
-    """An objective, and where it looks if that is not the latents."""
+    """An objective, and what of its settings is not the default."""
     if ssl is None:
         return "none"
-    on = "" if ssl["on"] == "latents" else f", {ssl['on']}"
-    return f"`{ssl['objective']}`{on}"
+    usual = json.loads(json.dumps(dataclasses.asdict(SslConfig(ssl["objective"]))))
+    changed = [f", {key}={value!r}" for key, value in ssl.items() if value != usual[key]]
+    return f"`{ssl['objective']}`{''.join(changed)}"
 
 
 def mean(rows: list[dict[str, Any]], key: str, digits: int, scale: float = 1) -> str:

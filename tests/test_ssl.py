@@ -209,8 +209,21 @@ class TestIterativeNormalisation:
         assert_close(heads.iter_norm(x), few.transpose(0, 1).reshape(2000, 128))
 
     def test_gradient(self):
-        a, b = (x.requires_grad_() for x in embeddings(8))
-        assert torch.autograd.gradcheck(vibcreg.whitened_loss, (a, b))
+        made = heads.IterNorm(E).double()
+        inputs = [x.requires_grad_() for x in embeddings(8)]
+
+        def loss(a: Tensor, b: Tensor, *_: Tensor) -> Tensor:
+            return vibcreg.loss(made(a), made(b))
+
+        assert torch.autograd.gradcheck(loss, (*inputs, *made.parameters()))
+
+    def test_has_a_gain_and_a_shift(self):
+        made, x = heads.IterNorm(6).double(), embeddings(5, 40, 6)[0]
+        assert_close(made(x), heads.iter_norm(x))
+        with torch.no_grad():
+            made.gain_E.fill_(3.0)
+            made.shift_E.fill_(-1.0)
+        assert_close(made(x), 3 * heads.iter_norm(x) - 1)
 
 
 class TestCollapse:
@@ -264,7 +277,8 @@ class TestHeads:
         ({"projector_width": 1}, "projector_width: wanted"),
         ({"projector_width": 100}, "projector_width: wanted a multiple of 64"),
         ({"weight": -1}, "weight: wanted"),
-        ({"momentum": 1}, "momentum: wanted"),
+        ({"objective": "byol", "momentum": 1}, "momentum: wanted"),
+        ({"objective": "simsiam", "momentum": 0.9}, "momentum: wanted None where objective is not"),
         ({"augmentations": ["jitter"]}, "augmentations: wanted a tuple"),
         ({"augmentations": ("noise",)}, "augmentations: wanted one of 'jitter'"),
     ],

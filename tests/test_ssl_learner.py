@@ -11,12 +11,13 @@ from test_train import TINY, assert_same_weights, lines, series
 from torch.testing import assert_close
 
 import tsgen
+from tsgen import ops
 from tsgen.augment.values import Jitter
 from tsgen.cli import main
 from tsgen.config import OBJECTIVES, SslConfig
 from tsgen.errors import ArgumentError, ArgumentTypeError
 from tsgen.fitting import train_config
-from tsgen.ssl.heads import unit
+from tsgen.ssl.heads import before_codes, unit
 from tsgen.ssl.learner import Learner
 from tsgen.train import seeded
 
@@ -46,6 +47,18 @@ def forward(module: torch.nn.Module, *inputs: torch.Tensor):
     """With the same dropout each time."""
     with seeded(0, "forward"):
         return module(*inputs)
+
+
+@pytest.mark.parametrize("on", ["latents", "codes"])
+@pytest.mark.parametrize("objective", ["barlow_twins", "byol"])
+def test_with_no_weight_nothing_is_learned_from_it(objective, on):
+    """Not a bit: the same batches, weights at the start, dropout, codes and averages."""
+    ssl = SslConfig(objective, weight=0.0, projector_width=16, on=on)
+    taught, plain = (trainer(run(**SMALL, ssl=how), "tokenizer") for how in (ssl, None))
+    assert take(taught, 4) == take(plain, 4)
+    weights = taught.stage.module.tokenizer.state_dict()
+    for name, tensor in plain.stage.module.state_dict().items():
+        assert torch.equal(weights[name], tensor), name
 
 
 @pytest.mark.parametrize(("n_views", "on"), [(1, "latents"), (2, "codes")])
@@ -129,23 +142,50 @@ class TestViews:
         made, x = learner(views=2), batch()
         with seeded(3, "tokenizer", 5):
             a, b = made.views(x, torch.arange(len(x)))
+        with seeded(3, "tokenizer", 6):
             c, _ = made.views(x, torch.arange(len(x)))
         for one, other in ((a, b), (a, c), (a, x)):
             assert (one != other).any(dim=(1, 2)).all()
 
 
-def test_the_target_follows_by_its_momentum():
-    made = learner(objective="byol", momentum=0.9)
-    before = [p.clone() for p in made.target.parameters()]
-    online = [
-        p for module in (*made.encoders(), made.objective.projector) for p in module.parameters()
-    ]
-    made.follow()
-    for mine, old, theirs in zip(made.target.parameters(), before, online, strict=True):
-        assert_close(mine, 0.9 * old + 0.1 * theirs.detach())
-    assert any(
-        not torch.equal(p, old) for p, old in zip(made.target.parameters(), before, strict=True)
-    )
+@pytest.mark.parametrize("on", ["latents", "codes"])
+def test_training_moves_the_target_by_its_momentum(on):
+    ssl = SslConfig("byol", momentum=0.9, projector_width=16, on=on)
+    made = trainer(run(**SMALL, ssl=ssl), "tokenizer")
+    learner = made.stage.module
+    trained = dict(learner.named_parameters())
+    parts = {"encoders": "encoder", "projections": "codebook"}
+
+    def online(name: str) -> torch.Tensor:
+        part, _, rest = name.partition(".")
+        if part == "projector":
+            return trained[f"objective.{name}"]
+        band, _, rest = rest.partition(".")
+        return trained[f"tokenizer.bands.{band}.{parts[part]}.{rest}"]
+
+    wanted = {name: p.clone() for name, p in learner.target.named_parameters()}
+    for _ in range(3):
+        wanted = {name: 0.9 * p + 0.1 * online(name).detach() for name, p in wanted.items()}
+        take(made, 1)
+    for name, p in learner.target.named_parameters():
+        assert_close(p, wanted[name])
+    behind = [not torch.equal(p, online(name)) for name, p in wanted.items()]
+    assert sum(behind) > len(behind) / 2
+    assert any("project_out" in name for name in wanted) == (on == "codes")
+
+
+def test_views_on_codes_are_compared_in_one_space():
+    """What is left between before and after quantisation is the rounding to a code."""
+    made, x = learner(on="codes").eval(), batch()
+    latents = made.latents(x)
+    before, after = before_codes(latents, made.projections()), made.quantised(latents)
+    for quantiser, z_BND, a_BND, b_BND in zip(
+        made.projections(), latents, before, after, strict=True
+    ):
+        down = quantiser.down(z_BND, unit=True)
+        rounding = quantiser.codes()[ops.nearest_code(down, quantiser.codes()).ids_N] - down
+        apart = rounding @ quantiser.project_out.weight.T
+        assert_close((b_BND - a_BND).flatten(0, 1), apart, rtol=1e-3, atol=1e-5)
 
 
 def test_features_are_of_what_the_codebook_sees():

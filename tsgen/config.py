@@ -284,7 +284,7 @@ class SslConfig:
     projector_width: int = 256
     # names of AUGMENTATIONS, or what `tsgen.augment` makes, one after the other
     augmentations: tuple[Any, ...] = ("jitter", "scaling")
-    momentum: float = 0.99  # of the target that "byol" predicts
+    momentum: float | None = None  # of the target that "byol" predicts; None: 0.99
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, OBJECTIVES)
@@ -294,7 +294,10 @@ class SslConfig:
         if self.objective == "vibcreg" and self.projector_width > 64 and self.projector_width % 64:
             wanted = "a multiple of 64, or less: features are whitened in groups of 64"
             raise bad_value("projector_width", wanted, self.projector_width)
-        number("momentum", self.momentum, below=1)
+        if self.momentum is not None:
+            if self.objective != "byol":
+                raise bad_value("momentum", "None where objective is not 'byol'", self.momentum)
+            number("momentum", self.momentum, below=1)
         if self.weight is not None:
             number("weight", self.weight)
         if not isinstance(self.augmentations, tuple):

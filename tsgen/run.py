@@ -164,6 +164,7 @@ class Run:
             learning_rate=self.config.learning_rate[0],
             steps=self.config.steps[0],
             share=TOKENIZER_SHARE,
+            kept=tokenizer,
         )
 
     def learner(self) -> Learner | None:

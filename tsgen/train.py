@@ -100,6 +100,7 @@ class Stage:
     learning_rate: float
     steps: int
     share: float  # of a budget in minutes
+    kept: nn.Module | None = None  # the part of the module that a model is made of; None: all
 
 
 def step_seed(seed: int, *place: object) -> int:
@@ -147,6 +148,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.stage.module.parameters() if p.requires_grad]
+        kept = [p for p in (self.stage.kept or self.stage.module).parameters() if p.requires_grad]
+        own = set(kept)
+        # what is thrown away afterwards does not make the steps of what is kept any shorter
+        self.clipped = [kept, [p for p in self.parameters if p not in own]]
         self.device = self.parameters[0].device
         self.began, self.untimed = 0.0, 0.0  # when, and seconds of the first steps
         self.optimizer = torch.optim.AdamW(
@@ -237,7 +242,8 @@ class Trainer:
             with span("backward"):
                 loss.backward()
         with span("update"):
-            nn.utils.clip_grad_norm_(self.parameters, config.clip)
+            for parameters in self.clipped:
+                nn.utils.clip_grad_norm_(parameters, config.clip)
             self.optimizer.step()
             if stage.ema:
                 self.average(min(config.ema, (1 + now.step) / (10 + now.step)))

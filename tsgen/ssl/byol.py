@@ -12,6 +12,7 @@ from tsgen.ssl.heads import mlp
 from tsgen.ssl.siamese import Siamese
 
 WEIGHT = 1.0
+MOMENTUM = 0.99
 
 
 def loss(cos_a_B: Tensor, cos_b_B: Tensor) -> Tensor:

@@ -4,9 +4,12 @@ B series, N tokens, D width, F features, E embedding width.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from tsgen.quantisers import Quantiser
 
 WHITENING_STEPS = 5  # T of Huang et al. 2019, who find more of no use
 WHITENING_GROUP = 64  # features whitened together
@@ -29,6 +32,18 @@ def unit(latents: list[Tensor]) -> list[Tensor]:
         # half the time of F.normalize, whose division goes back in three passes
         out.append(z_BND * (z_BND.square().sum(-1, keepdim=True) + TINY).rsqrt())
     return out
+
+
+def before_codes(latents: list[Tensor], projections: Sequence[Quantiser]) -> list[Tensor]:
+    """Tokens (B, N, D) of each band, not quantised: unit latents, or what a decoder would get.
+
+    latents:      (B, N, D) of each band
+    projections:  one of each band, to the codes' space and back; or none
+    """
+    if not projections:
+        return unit(latents)
+    pairs = zip(projections, latents, strict=True)
+    return [q.up(q.down(z_BND, unit=True).view(*z_BND.shape[:2], -1)) for q, z_BND in pairs]
 
 
 def mlp(*widths: int, norm_last: bool = False) -> nn.Sequential:
@@ -61,6 +76,23 @@ def iter_norm(x_BE: Tensor) -> Tensor:
     return (x_GBD @ whitening(x_GBD)).transpose(0, 1).reshape(B, E)
 
 
+class IterNorm(nn.Module):
+    """`iter_norm`, then a learned gain and shift of every feature, as a batch norm has them.
+
+    Without them no standard deviation can reach 1, and few steps of Newton's leave it well below.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain_E = nn.Parameter(torch.ones(width))
+        self.shift_E = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_BE: Tensor) -> Tensor:
+        """Of (B, E), in float32 under autocast too."""
+        with in_full(x_BE):
+            return iter_norm(in_float32(x_BE)) * self.gain_E + self.shift_E
+
+
 def whitening(x_GBD: Tensor, steps: int = WHITENING_STEPS, eps: float = 1e-5) -> Tensor:
     """Σ^(-1/2) (G, D, D) of centred x (G, B, D)."""
     eye_DD = torch.eye(x_GBD.shape[2], dtype=x_GBD.dtype, device=x_GBD.device)
@@ -71,3 +103,13 @@ def whitening(x_GBD: Tensor, steps: int = WHITENING_STEPS, eps: float = 1e-5) ->
     for _ in range(steps):
         p_GDD = 1.5 * p_GDD - 0.5 * (p_GDD @ p_GDD @ p_GDD @ share_GDD)
     return p_GDD * trace_G11.rsqrt()
+
+
+def in_full(like: Tensor) -> torch.autocast:
+    """Whatever is computed inside is so in the precision of its inputs."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """Never less: statistics of a batch are small differences."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
+
+from tsgen.ssl.heads import in_float32, in_full
 
 Loss = Callable[..., Tensor]
 
@@ -30,16 +31,6 @@ class JointEmbedding(nn.Module):
         a_BE, b_BE = self.projector(a_BF), self.projector(b_BF)
         with in_full(a_BE):
             return Embedded(self.loss(in_float32(a_BE), in_float32(b_BE)), a_BE.detach())
-
-
-def in_full(like: Tensor) -> torch.autocast:
-    """Whatever is computed inside is so in the precision of its inputs."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
-def in_float32(x: Tensor) -> Tensor:
-    """Never less: statistics of a batch are small differences."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def unit_columns(z_BE: Tensor) -> Tensor:

@@ -2,8 +2,12 @@
 
     L = reconstruction of the series + codebook + weight × objective(features of two views)
 
-The features of a view are pooled from the unit latents of all bands, so the objective moves only
-what the codebook sees. Only the series itself is decoded.
+The features of a view are pooled from the tokens of all bands: their latents, of length 1, as the
+codebook sees them; or, `on="codes"`, what the decoder sees, of the first view after quantisation
+and of the second before it, so that both lie in one space. Only the series itself is decoded.
+
+Nothing here draws from torch's generator before the tokenizer does: with weight 0 it learns what it
+would learn alone, bit for bit.
 
 The encoder normalises each view by the view's own statistics, and only those of the series itself
 enter the moving averages: tokens are made of series as they are, never of augmented ones. One pass
@@ -22,12 +26,14 @@ from torch.func import functional_call
 from tsgen import ops
 from tsgen.augment import augmented
 from tsgen.config import SslConfig
+from tsgen.quantisers import Quantiser
 from tsgen.ssl import OBJECTIVES
 from tsgen.ssl.collapse import effective_rank, feature_std
-from tsgen.ssl.heads import pooled, unit
+from tsgen.ssl.heads import before_codes, pooled, unit
 from tsgen.ssl.joint_embedding import Embedded
 from tsgen.ssl.target import Target
 from tsgen.tokenizer import Tokenizer, code_use
+from tsgen.train import step_seed
 
 
 class Learned(NamedTuple):
@@ -35,7 +41,7 @@ class Learned(NamedTuple):
 
     loss: Tensor  # (), everything together
     objective: Tensor  # (), the objective alone, detached
-    features_BF: Tensor  # of the first view, detached
+    features_BF: Tensor  # of the first view's latents, detached
     embedding_BE: Tensor  # of the first view, detached
     counts: list[Tensor]  # codes used in this batch, per band: (K,) int64
 
@@ -60,9 +66,10 @@ class Learner(nn.Module):
         self.weight = kind.WEIGHT if config.weight is None else config.weight
         n_features = tokenizer.config.hidden_dim * tokenizer.config.bands
         self.objective = kind.objective(n_features, config)
-        self.target = None
+        self.target, self.momentum = None, 0.0
         if self.objective.slow_target:
-            self.target = Target(self.encoders(), self.objective.projector)
+            self.target = Target(self.encoders(), self.projections(), self.objective.projector)
+            self.momentum = kind.MOMENTUM if config.momentum is None else config.momentum
 
     def forward(self, x_BCL: Tensor, *views: Tensor) -> Learned:
         """The loss of a batch.
@@ -73,23 +80,22 @@ class Learner(nn.Module):
         out = self.tokenizer(x_BCL)
         pair = [x_BCL, *views][-2:]
         latents = [out.latents, *(self.latents(view) for view in views)][-2:]
-        if self.config.on == "latents":
-            first = unit(latents[0])
-        else:
-            first = out.quantised if len(views) == 1 else self.quantised(latents[0])
-        features = pooled(first), pooled(unit(latents[1]))
+        features = first = pooled(unit(latents[0]))
+        second = pooled(before_codes(latents[1], self.projections()))
+        if self.config.on == "codes":
+            first = pooled(out.quantised if len(views) == 1 else self.quantised(latents[0]))
         slow = () if self.target is None else [self.target(self.planes(x)) for x in pair]
-        result: Embedded = self.objective(*features, *slow)
+        result: Embedded = self.objective(first, second, *slow)
         loss = out.loss + self.weight * result.loss
-        return Learned(loss, result.loss.detach(), features[0].detach(), result.z_BE, out.counts)
+        return Learned(loss, result.loss.detach(), features.detach(), result.z_BE, out.counts)
 
     def views(self, x_BCL: Tensor, index_B: Tensor) -> list[Tensor]:
-        """Augmented views of a batch: each series' by its index, and by one draw of the CPU's
-        generator, so that a view does not depend on what else is in the batch.
+        """Augmented views of a batch: each series' by its index and by what torch's generator was
+        seeded with, so that a view does not depend on what else is in the batch.
 
         index_B:  (B,) int64 on the CPU
         """
-        key = int(torch.randint(2**63 - 1, (1,)))
+        key = step_seed(torch.initial_seed(), "views")
         return [
             augmented(x_BCL, self.config.augmentations, key=key, index_B=index_B, view=view)
             for view in range(self.config.views)
@@ -98,7 +104,13 @@ class Learner(nn.Module):
     def follow(self) -> None:
         """Before each step: move the target, if any, towards the weights the last step left."""
         if self.target is not None:
-            self.target.follow(self.encoders(), self.objective.projector, self.config.momentum)
+            online = *self.encoders(), *self.projections(), self.objective.projector
+            self.target.follow(online, self.momentum)
+
+    def projections(self) -> list[Quantiser]:
+        """What latents go through before they are compared: one a band, or none."""
+        bands = self.tokenizer.each() if self.config.on == "codes" else []
+        return [band.codebook for band in bands]
 
     def encoders(self) -> list[nn.Module]:
         """One a band."""

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsgen.ssl.joint_embedding import Embedded, in_float32, in_full
+from tsgen.ssl.heads import in_float32, in_full
+from tsgen.ssl.joint_embedding import Embedded
 
 # of the cosines (B,) between a's prediction and b's target, and the other way round
 Loss = Callable[[Tensor, Tensor], Tensor]

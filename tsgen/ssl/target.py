@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
-import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tsgen.layers import ResBlock
-from tsgen.ssl.heads import pooled, unit
+from tsgen.quantisers import Quantiser
+from tsgen.ssl.heads import before_codes, pooled
 
 
 class Target(nn.Module):
-    """Copies of the encoders and of the projector, which no gradient reaches."""
+    """Copies of whatever leads to the embedding of a view before quantisation.
 
-    def __init__(self, encoders: list[nn.Module], projector: nn.Module) -> None:
+    No gradient reaches them.
+    """
+
+    def __init__(
+        self, encoders: list[nn.Module], projections: list[Quantiser], projector: nn.Module
+    ) -> None:
         super().__init__()
-        self.encoders = nn.ModuleList(copy.deepcopy(encoder) for encoder in encoders)
+        self.encoders = copy.deepcopy(nn.ModuleList(encoders))
+        self.projections = copy.deepcopy(nn.ModuleList(projections))
         self.projector = copy.deepcopy(projector)
         for part in self.encoders.modules():
             if isinstance(part, ResBlock):
@@ -30,11 +37,13 @@ class Target(nn.Module):
         """Embeddings (B, E) of the spectrograms of each band."""
         both = zip(self.encoders, planes, strict=True)
         latents = [encoder(planes_BGFT).flatten(2).mT for encoder, planes_BGFT in both]
-        embedding: Tensor = self.projector(pooled(unit(latents)))
+        embedding: Tensor = self.projector(pooled(before_codes(latents, [*self.projections])))
         return embedding
 
-    def follow(self, encoders: list[nn.Module], projector: nn.Module, momentum: float) -> None:
-        """Move towards the trained weights, by 1 - momentum of the way."""
-        online = [p for module in (*encoders, projector) for p in module.parameters()]
-        mine = itertools.chain(self.encoders.parameters(), self.projector.parameters())
-        get_ema_multi_avg_fn(momentum)(list(mine), online, 0)
+    def follow(self, online: Iterable[nn.Module], momentum: float) -> None:
+        """Move towards the trained weights, by 1 - momentum of the way.
+
+        online:  what this is a copy of, in the same order
+        """
+        theirs = [p for module in online for p in module.parameters()]
+        get_ema_multi_avg_fn(momentum)(list(self.parameters()), theirs, 0)

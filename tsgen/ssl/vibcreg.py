@@ -1,16 +1,17 @@
-"""VIbCReg: VICReg with covariances of normalised features, and whitened embeddings.
+"""VIbCReg: VICReg with covariances of normalised features, and embeddings normalised iteratively.
 
     L = λ s(a, b) + μ (v(a) + v(b)) + ν (c(a) + c(b))          c: of correlations, over E²
 
 Lee and Aune 2021, "Computer Vision Self-supervised Learning Methods on Time Series"
-(arXiv 2109.00783); iterative normalisation: see `iter_norm`.
+(arXiv 2109.00783), with a gain and a shift after the iterative normalisation, as their code has it;
+nu and the weight as in NC-VQVAE (2024), where their code has nu = 200.
 """
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsgen.config import SslConfig
-from tsgen.ssl.heads import iter_norm, mlp
+from tsgen.ssl.heads import IterNorm, mlp
 from tsgen.ssl.joint_embedding import JointEmbedding, off_diagonal, unit_columns
 from tsgen.ssl.vicreg import variance
 
@@ -31,12 +32,8 @@ def correlation(z_BE: Tensor) -> Tensor:
     return off_diagonal(unit_BE.T @ unit_BE) / z_BE.shape[1] ** 2
 
 
-def whitened_loss(a_BE: Tensor, b_BE: Tensor) -> Tensor:
-    """Of embeddings whose last layer is the iterative normalisation."""
-    return loss(iter_norm(a_BE), iter_norm(b_BE))
-
-
 def objective(n_features: int, config: SslConfig) -> JointEmbedding:
-    """Three linear layers, and the loss over the batch."""
+    """Three linear layers, the last one normalised, and the loss over the batch."""
     width = config.projector_width
-    return JointEmbedding(mlp(n_features, width, width, width), whitened_loss)
+    projector = nn.Sequential(mlp(n_features, width, width, width), IterNorm(width))
+    return JointEmbedding(projector, loss)
