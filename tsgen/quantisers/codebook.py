@@ -143,7 +143,11 @@ class Codebook(Quantiser):
             return
         total = self.counts_K.sum()
         smooth_K = (self.counts_K + SMOOTHING) / (total + K * SMOOTHING) * total
-        self.codes_KD.copy_(self.sums_KD / smooth_K[:, None])
+        codes_KD = self.sums_KD / smooth_K[:, None]
+        if self.config.codebook == "cosine":  # at 0 a code would be nearest to all that is far
+            used_K1 = (self.counts_K > SMOOTHING)[:, None]
+            codes_KD = torch.where(used_K1, codes_KD, self.codes_KD)
+        self.codes_KD.copy_(codes_KD)
 
 
 def by_depth(ids_QM: Tensor, B: int, N: int) -> Tensor:
