@@ -69,6 +69,14 @@ def test_a_handful_of_series_is_enough(n):
     assert np.isfinite(x).all()
 
 
+def test_one_code_is_enough():
+    X, _ = series(8)
+    model = tsgen.fit(X, preset=TINY, n_codes=1, steps=2)
+    assert (model.encode(X) == 0).all()
+    assert (model.network.each_prior()[0].embed.codes_KD == 0).all()
+    assert np.isfinite(model.generate(2)).all()
+
+
 def test_the_same_call_gives_the_same_weights_and_leaves_every_generator_alone():
     X, y = series()
     torch.manual_seed(1)
