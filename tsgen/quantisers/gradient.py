@@ -37,7 +37,8 @@ def rotate(x_MD: Tensor, q_MD: Tensor) -> Tensor:
         from_MD, to_MD = F.normalize(x_MD, dim=1), F.normalize(q_MD, dim=1)
         between_MD = F.normalize(from_MD + to_MD, dim=1)
         length_M1 = torch.linalg.vector_norm(x_MD, dim=1, keepdim=True)
-        scale_M1 = torch.linalg.vector_norm(q_MD, dim=1, keepdim=True) / length_M1.clamp_min(SHORTEST)
+        wanted_M1 = torch.linalg.vector_norm(q_MD, dim=1, keepdim=True)
+        scale_M1 = wanted_M1 / length_M1.clamp_min(SHORTEST)
     along_between_M1 = (x_MD * between_MD).sum(1, keepdim=True)
     along_x_M1 = (x_MD * from_MD).sum(1, keepdim=True)
     turned_MD = x_MD - 2 * along_between_M1 * between_MD + 2 * along_x_M1 * to_MD
