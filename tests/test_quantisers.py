@@ -247,6 +247,12 @@ class TestResidual:
         with pytest.raises(ArgumentError, match="n_codes: wanted n_quantisers = 13 or more"):
             self.book(12, 13)
 
+    @pytest.mark.parametrize(("depth", "K"), [(2, 32), (33, 64), (64, 64)])
+    def test_fit_gives_few_series_codes_enough_for_every_depth(self, depth, K):
+        how = {"codebook": "residual", "n_quantisers": depth}
+        config = model_config(np.zeros((2, 1, 64), np.float32), None, "base", how).tokenizer
+        assert config.n_codes == (K, K)
+
     def test_is_drawn_by_engine_torch_alone_and_the_others_say_why(self):
         network = tiny_network(tiny_config(**RESIDUAL_SIZES))
         assert type(Sampler(network).engine) is ENGINES["torch"]

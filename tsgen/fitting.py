@@ -195,4 +195,5 @@ def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConf
 def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:
     """The power of two, from 32 on, that leaves every code some places to stand for."""
     codes = max(1, n * config.n_places(band) // VECTORS_PER_CODE)
-    return min(config.n_codes[band], max(32, 1 << (codes.bit_length() - 1)))
+    least = max(32, 1 << (config.depth - 1).bit_length())
+    return min(config.n_codes[band], max(least, 1 << (codes.bit_length() - 1)))
