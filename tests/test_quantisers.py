@@ -12,7 +12,8 @@ from tiny_models import smooth_series, tiny_config, tiny_model, tiny_network
 from torch.testing import assert_close
 
 import tsgen
-from tsgen.config import TokenizerConfig
+from tsgen import ops
+from tsgen.config import PRESETS, Preset, PriorConfig, TokenizerConfig
 from tsgen.errors import ArgumentError, FileError
 from tsgen.fitting import LEVELS, model_config
 from tsgen.quantisers import quantiser
@@ -155,6 +156,37 @@ class TestFSQ:
         for wrong in (5, (), (5, "a")):
             with pytest.raises(ArgumentError, match="levels: wanted"):
                 sizes(2, codebook="fsq", levels=wrong)
+
+    def test_a_preset_is_refused_what_does_nothing_and_gives_way_to_arguments(self):
+        def sizes(tokenizer, family="vq", **how):
+            preset = Preset(tokenizer, (PriorConfig(),) * 2)
+            return model_config(np.zeros((9, 1, 64), np.float32), None, preset, how, family)
+
+        fsq = {"codebook": "fsq", "levels": (5, 4, 3)}
+        residual = {"codebook": "residual", "n_quantisers": 3}
+        assert sizes(fsq).tokenizer.levels == (5, 4, 3)
+        assert sizes(fsq, codebook="fsq").tokenizer.levels == (5, 4, 3)
+        assert sizes(fsq, codebook="cosine").tokenizer.levels == ()
+        assert sizes(residual, codebook="residual").tokenizer.depth == 3
+        assert sizes(residual, codebook="euclidean").tokenizer.depth == 1
+        assert sizes({"n_quantisers": 3}, codebook="residual").tokenizer.depth == 3
+        assert sizes(residual, codebook="fsq", levels=(3, 3)).tokenizer.levels == (3, 3)
+        for tokenizer, how, message in (
+            ({"n_quantisers": 3}, {}, "n_quantisers: wanted none where codebook is not"),
+            ({"levels": (5, 5)}, {}, "levels: wanted a tuple of 0, none where codebook"),
+            (fsq, {"codebook": "euclidean", "levels": (5, 5)}, "levels: wanted a tuple of 0"),
+            (fsq, {"family": "vae"}, "codebook, levels: wanted none for a vae"),
+            ({"gradient": "rotation"}, {"family": "vae"}, "gradient: wanted none for a vae"),
+        ):
+            with pytest.raises(ArgumentError, match=message):
+                sizes(tokenizer, **how)
+        assert sizes(PRESETS["base"].tokenizer, "vae").family == "vae"
+
+    @pytest.mark.parametrize("below", [1.01, 20.0])
+    def test_restart_below_is_at_most_the_count_of_a_code_that_starts_anew(self, below):
+        assert tiny_config(tokenizer={"restart_below": 1.0})
+        with pytest.raises(ArgumentError, match="restart_below: wanted a finite number from 0"):
+            tiny_config(tokenizer={"restart_below": below})
 
 
 class TestResidual:

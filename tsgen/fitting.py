@@ -29,6 +29,7 @@ from tsgen.run import Run
 from tsgen.train import TrainConfig
 
 OF_CODES = {"n_codes", "codebook", "levels", "n_quantisers", "gradient", "orthogonal"}
+OF_ONE_CODEBOOK = {"levels": "fsq", "n_quantisers": "residual"}
 
 # of "fsq", at least 5 of each number, as Mentzer et al. 2023, section 4.1, advise
 LEVELS = ((6, 5), (8, 8), (5, 5, 5), (8, 6, 5), (8, 8, 8), (8, 5, 5, 5))
@@ -118,10 +119,10 @@ def model_config(
     family: str | VaeConfig = "vq",
 ) -> ModelConfig:
     """The preset's sizes for these data."""
-    vae = vae_config(family, sizes)
     if not isinstance(preset, Preset):
         one_of("preset", preset, tuple(PRESETS))
         preset = PRESETS[preset]
+    vae = vae_config(family, preset.tokenizer | sizes)
     tokenizer = tokenizer_config(array.shape, preset, sizes)
     bands = tokenizer.bands
     return ModelConfig(
@@ -154,14 +155,14 @@ def tokenizer_config(
 ) -> TokenizerConfig:
     """The preset's sizes for series (n, channels, length), with as many codes as suit them."""
     n, C, L = shape
-    values = preset.tokenizer | sizes
+    values = kept(preset.tokenizer, sizes) | sizes
     bands = values.get("bands", 2)
     one_of("bands", bands, (1, 2))
     if bands == 1:
         values = {"token_width": (32,), "n_codes": (1024,)} | values
     codes = values.get("n_codes", (1024,) * bands)
     values["n_codes"] = codes if isinstance(codes, tuple) else (codes,) * bands
-    if "n_quantisers" in sizes and values.get("codebook") != "residual":
+    if "n_quantisers" in values and values.get("codebook") != "residual":
         raise bad_value("n_quantisers", "none where codebook is not 'residual'", "some")
     fsq = values.get("codebook") == "fsq"
     if fsq:  # sized without codes first: those are as many as the levels make
@@ -172,6 +173,13 @@ def tokenizer_config(
         fewer = tuple(enough_codes(n, config, band) for band in range(bands))
         config = dataclasses.replace(config, n_codes=fewer)
     return on_a_grid(config, levels, "n_codes" not in sizes) if fsq else config
+
+
+def kept(values: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """A preset's values, without what another codebook than that of `sizes`, if any, is for."""
+    asked = sizes.get("codebook")
+    gone = [name for name, only in OF_ONE_CODEBOOK.items() if asked not in (None, only)]
+    return {name: value for name, value in values.items() if name not in gone}
 
 
 def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConfig:
