@@ -36,6 +36,23 @@ def test_levels_that_do_not_fit_are_a_damaged_file(tmp_path):
             pass
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("n_quantisers", 65, "n_quantisers: wanted a whole number from 2 to 64"),
+        ("restart_below", 1.5, "restart_below: wanted a finite number from 0"),
+    ],
+)
+def test_settings_that_python_refuses_are_a_damaged_file(name, value, reason, tmp_path):
+    tiny_model().save(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    values = json.loads(path.read_text())
+    values["config"]["model"]["tokenizer"][name] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(Failed, match=f"BAD_FILE: .*{reason}"), loaded(tmp_path / "model"):
+        pass
+
+
 def test_finds_the_levels_that_python_finds(tmp_path):
     """Tokens all over the grid: the projection is scaled as the first batch of training does."""
     model = tiny_model(length=64, **FSQ_SIZES)

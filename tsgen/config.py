@@ -41,7 +41,7 @@ class TokenizerConfig:
     ema_decay: float = 0.8
     commitment: float = 1.0
     orthogonal: float = 0.0  # weight of the regulariser; above 0 the codes learn by gradient
-    restart_below: float = 0.0  # a code with a smaller average count starts anew; 0 never
+    restart_below: float = 0.0  # a code with a smaller average count starts anew, with 1; 0 never
 
     def __post_init__(self) -> None:
         one_of("bands", self.bands, (1, 2))
@@ -52,8 +52,9 @@ class TokenizerConfig:
         for name in ("n_channels", "init_dim", "max_dim", "hidden_dim", "code_dim"):
             whole(name, getattr(self, name))
         whole("n_resblocks", self.n_resblocks, at_least=0, at_most=1000)
-        for name in ("commitment", "orthogonal", "restart_below"):
+        for name in ("commitment", "orthogonal"):
             number(name, getattr(self, name))
+        number("restart_below", self.restart_below, below=math.nextafter(1, 2))
         for name in ("dropout", "ema_decay"):
             number(name, getattr(self, name), below=1)
         for name in ("token_width", "n_codes"):

@@ -37,8 +37,9 @@ TokenizerConfig parse_tokenizer(const Json& values) {
   f.choice("gradient", {"straight_through", "rotation"});
   check_number("dropout", f.number("dropout", 0.3), 0, 1);
   check_number("ema_decay", f.number("ema_decay", 0.8), 0, 1);
-  for (const char* const name : {"commitment", "orthogonal", "restart_below"})
+  for (const char* const name : {"commitment", "orthogonal"})
     check_number(name, f.number(name, 0), 0);
+  check_number("restart_below", f.number("restart_below", 0), 0, ONE_TOO);
   f.end();
   check_whole("bands", c.bands, 1, 2);
   check_whole("length", c.length, 2);
