@@ -28,7 +28,13 @@ def test_says_what_it_does_not_take(made, reason, tmp_path):
 def test_levels_that_do_not_fit_are_a_damaged_file(tmp_path):
     tiny_model(**FSQ_SIZES).save(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
-    for levels, reason in (([5, 4], "levels: wanted 3"), ([5, 4, 2], "levels: wanted a whole num")):
+    for levels, reason in (
+        ([5, 4], "levels: wanted 3"),
+        ([5, 4, 2], "levels: wanted a whole number from 3 to 64"),
+        ([5, 4, 65], "levels: wanted a whole number from 3 to 64"),
+        ([5, 4, 4], "n_codes: wanted the product of levels, got 60"),
+        ([64, 64, 64], "n_codes: wanted the product of levels, got 60"),
+    ):
         values = json.loads(path.read_text())
         values["config"]["model"]["tokenizer"]["levels"] = levels
         path.write_text(json.dumps(values))

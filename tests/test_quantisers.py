@@ -94,10 +94,22 @@ class TestFSQ:
         assert codes.shape == (12, 2)
         assert codes[:4].tolist() == [[-1, -1], [0, -1], [1, -1], [-1, -0.5]]
         assert len(codes.unique(dim=0)) == 12
-        sizes = {"codebook": "fsq", "levels": (2**8,) * 3, "code_dim": 3}
+        sizes = {"codebook": "fsq", "levels": (64,) * 4, "code_dim": 4}
         with torch.device("meta"):  # where sizes are found out before there is memory for them
             huge = quantiser(tiny_config(n_codes=(2**24,) * 2, tokenizer=sizes).tokenizer, 0)
-        assert huge.codes_KD.shape == (2**24, 3)
+        assert huge.codes_KD.shape == (2**24, 4)
+
+    @pytest.mark.parametrize("levels", [(64, 64), (63, 64), (3, 64, 63)])
+    def test_in_float32_the_nearest_code_is_found_by_rounding(self, levels):
+        D, codes = len(levels), grid(levels)
+        x = 2 * torch.rand(5000, D) - 1
+        half = torch.tensor(levels).double() // 2
+        place = (x.double() * half).clamp_max((torch.tensor(levels) - 1 - half).double())
+        radix = torch.tensor([math.prod(levels[:d]) for d in range(D)])
+        wanted = ((place.round() + half).long() * radix).sum(1)
+        clear = ((place - place.floor() - 0.5).abs() > 1e-3).all(1)  # not as good as a tie
+        assert clear.sum() > 4900
+        assert torch.equal(ops.nearest_code(x, codes).ids_N[clear], wanted[clear])
 
     def test_gradient_is_that_of_the_bound(self):
         book, z = self.book(), latents(20, 4).requires_grad_()
@@ -124,6 +136,7 @@ class TestFSQ:
         [
             ({"levels": (5, 4)}, "levels: wanted a tuple of 3, one of each of code_dim numbers"),
             ({"levels": (5, 4, 2)}, "levels: wanted a whole number from 3"),
+            ({"levels": (5, 4, 65)}, "levels: wanted a whole number from 3 to 64, got 65"),
             ({"n_codes": (60, 64)}, r"n_codes: wanted 60, the product of levels \(5, 4, 3\)"),
             ({"gradient": "rotation"}, "gradient, orthogonal: wanted 'straight_through' and 0"),
             ({"orthogonal": 1.0}, "gradient, orthogonal: wanted 'straight_through' and 0"),
@@ -153,7 +166,7 @@ class TestFSQ:
             sizes(2, codebook="fsq", levels=(3, 3), n_codes=16)
         with pytest.raises(ArgumentError, match="n_quantisers: wanted none where codebook is not"):
             sizes(2, n_quantisers=3)
-        for wrong in (5, (), (5, "a")):
+        for wrong in (5, (), (5, "a"), (65, 4), (65536, 65536), (64,) * 5, (3,) * 10**5):
             with pytest.raises(ArgumentError, match="levels: wanted"):
                 sizes(2, codebook="fsq", levels=wrong)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsgen import arguments
-from tsgen.checks import one_of, whole
+from tsgen.checks import one_of
 from tsgen.config import (
     FAMILIES,
     PRESETS,
@@ -21,6 +21,7 @@ from tsgen.config import (
     SslConfig,
     TokenizerConfig,
     VaeConfig,
+    check_levels,
 )
 from tsgen.data import Labels, as_series, warn_if_swapped
 from tsgen.errors import bad_value
@@ -193,15 +194,15 @@ def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConf
         levels = max(fit or LEVELS[:1], key=math.prod)
     if not isinstance(levels, tuple) or not levels:
         raise bad_value("levels", "a tuple, one of each number of a code", repr(levels))
-    for level in levels:
-        whole("levels", level, at_least=3, at_most=2**16)
+    check_levels(levels)
     codes = (math.prod(levels),) * config.bands if free else config.n_codes
     how: dict[str, Any] = {"codebook": "fsq", "levels": levels, "code_dim": len(levels)}
     return dataclasses.replace(config, n_codes=codes, **how)
 
 
 def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:
-    """The power of two, from 32 on, that leaves every code some places to stand for."""
+    """The power of two that leaves every code some places to stand for; from 32 on, and from the
+    number of codes that a place has."""
     codes = max(1, n * config.n_places(band) // VECTORS_PER_CODE)
     least = max(32, 1 << (config.depth - 1).bit_length())
     return min(config.n_codes[band], max(least, 1 << (codes.bit_length() - 1)))
