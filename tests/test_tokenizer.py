@@ -296,6 +296,12 @@ class TestCodebookSpaces:
         assert_close(orthogonality(torch.ones(4, 2)), torch.tensor(12 / 16))
         assert_close(orthogonality(torch.tensor([[2.0, 0], [3.0, 3.0]])), torch.tensor(0.25))
 
+    def test_orthogonality_is_in_float32_under_autocast(self):
+        codes = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+        wanted = orthogonality(codes)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(orthogonality(codes), wanted)
+
 
 class TestCodeUse:
     def test_of_known_counts(self):

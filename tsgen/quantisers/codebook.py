@@ -159,7 +159,8 @@ def orthogonality(codes_KD: Tensor) -> Tensor:
     """Mean squared cosine between different codes: |ĈĈᵀ - I|² / K²."""
     unit_KD = F.normalize(codes_KD, dim=-1)
     identity_KK = torch.eye(len(unit_KD), dtype=unit_KD.dtype, device=unit_KD.device)
-    return (unit_KD @ unit_KD.T - identity_KK).square().mean()
+    with torch.autocast(codes_KD.device.type, enabled=False):  # a loss, so in float32
+        return (unit_KD @ unit_KD.T - identity_KK).square().mean()
 
 
 def kmeans(x_MD: Tensor, n_codes: int, space: str) -> tuple[Tensor, Tensor]:
