@@ -28,12 +28,35 @@ def test_says_what_it_does_not_take(made, reason, tmp_path):
 def test_levels_that_do_not_fit_are_a_damaged_file(tmp_path):
     tiny_model(**FSQ_SIZES).save(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
-    for levels, reason in (([5, 4], "levels: wanted 3"), ([5, 4, 2], "levels: wanted a whole num")):
+    for levels, reason in (
+        ([5, 4], "levels: wanted 3"),
+        ([5, 4, 2], "levels: wanted a whole number from 3 to 64"),
+        ([5, 4, 65], "levels: wanted a whole number from 3 to 64"),
+        ([5, 4, 4], "n_codes: wanted the product of levels, got 60"),
+        ([64, 64, 64], "n_codes: wanted the product of levels, got 60"),
+    ):
         values = json.loads(path.read_text())
         values["config"]["model"]["tokenizer"]["levels"] = levels
         path.write_text(json.dumps(values))
         with pytest.raises(Failed, match=f"BAD_FILE: .*{reason}"), loaded(tmp_path / "model"):
             pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("n_quantisers", 65, "n_quantisers: wanted a whole number from 2 to 64"),
+        ("restart_below", 1.5, "restart_below: wanted a finite number from 0"),
+    ],
+)
+def test_settings_that_python_refuses_are_a_damaged_file(name, value, reason, tmp_path):
+    tiny_model().save(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    values = json.loads(path.read_text())
+    values["config"]["model"]["tokenizer"][name] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(Failed, match=f"BAD_FILE: .*{reason}"), loaded(tmp_path / "model"):
+        pass
 
 
 def test_finds_the_levels_that_python_finds(tmp_path):

@@ -6,27 +6,42 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_tokenizer import codebook
+import torch.distributed as dist
+from test_quantisers import of_dims
 
 N_STEPS = 50
-SPACES = ("euclidean", "cosine")
+LEARNED = {"n_codes": (32, 32), "restart_below": 0.3}
+KINDS = {
+    "euclidean": LEARNED,
+    "cosine": LEARNED | {"codebook": "cosine"},
+    "residual": LEARNED | {"codebook": "residual"},
+    "orthogonal": LEARNED | {"orthogonal": 1.0},
+    "fsq": {"codebook": "fsq", "levels": (5, 4, 3), "n_codes": (60, 60)},
+}
 
 
 def train(rank: int, file: str) -> None:
     """One of two ranks: its own data, its own generator, its own first codes."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=2
-    )
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     torch.manual_seed(rank)
-    for space in SPACES:
-        book = codebook(32, seed=rank, restart_below=0.3, codebook=space).train()
+    for kind, sizes in KINDS.items():
+        book = of_dims(3, **sizes).float()
         for step in range(N_STEPS):
-            book(torch.randn(4, 5 + 3 * rank, 3) * (1 + rank) + 0.1 * step)
-        torch.save(dict(book.named_buffers()), f"{file}.{space}.{rank}")
-    torch.distributed.destroy_process_group()
+            out = book(torch.randn(4, 5 + 3 * rank, 3) * (1 + rank) + 0.1 * step)
+            if isinstance(book.codes_KD, torch.nn.Parameter):
+                follow(book.codes_KD, out.loss)
+        torch.save(book.state_dict(), f"{file}.{kind}.{rank}")
+    dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def follow(codes_KD: torch.nn.Parameter, loss: torch.Tensor) -> None:
+    """A step down the gradient of both ranks."""
+    (grad,) = torch.autograd.grad(loss, codes_KD)
+    dist.all_reduce(grad)
+    codes_KD.data -= 0.1 * grad
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 def test_two_ranks_hold_the_same_codes_after_50_steps(tmp_path):
     file = tmp_path / "meeting"
     ranks = [
@@ -45,12 +60,16 @@ def test_two_ranks_hold_the_same_codes_after_50_steps(tmp_path):
     finally:
         for process in ranks:
             process.kill()
-    for space in SPACES:
-        one, other = (torch.load(f"{file}.{space}.{r}", weights_only=True) for r in range(2))
-        for key, buffer in one.items():
-            assert torch.equal(buffer, other[key]), key
+    for kind in KINDS:
+        one, other = (torch.load(f"{file}.{kind}.{r}", weights_only=True) for r in range(2))
+        for key, tensor in one.items():
+            assert torch.equal(tensor, other[key]), (kind, key)
         assert one["codes_KD"].isfinite().all()
-        assert one["counts_K"].sum() > 20  # of both ranks' vectors: 20 and 32 a step
+        assert one["started"]
+        if kind == "fsq":  # the first batch of one rank scaled the projection of both
+            assert not torch.equal(one["project_in.weight"], torch.eye(3))
+        else:
+            assert one["counts_K"].sum() > 20  # of both ranks' vectors: 20 and 32 a step
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from tiny_models import smooth_series, tiny_config, tiny_model, tiny_network
 from torch.testing import assert_close
 
 import tsgen
-from tsgen.config import TokenizerConfig
+from tsgen import ops
+from tsgen.config import PRESETS, Preset, PriorConfig, TokenizerConfig
 from tsgen.errors import ArgumentError, FileError
 from tsgen.fitting import LEVELS, model_config
 from tsgen.quantisers import quantiser
@@ -93,10 +94,22 @@ class TestFSQ:
         assert codes.shape == (12, 2)
         assert codes[:4].tolist() == [[-1, -1], [0, -1], [1, -1], [-1, -0.5]]
         assert len(codes.unique(dim=0)) == 12
-        sizes = {"codebook": "fsq", "levels": (2**8,) * 3, "code_dim": 3}
+        sizes = {"codebook": "fsq", "levels": (64,) * 4, "code_dim": 4}
         with torch.device("meta"):  # where sizes are found out before there is memory for them
             huge = quantiser(tiny_config(n_codes=(2**24,) * 2, tokenizer=sizes).tokenizer, 0)
-        assert huge.codes_KD.shape == (2**24, 3)
+        assert huge.codes_KD.shape == (2**24, 4)
+
+    @pytest.mark.parametrize("levels", [(64, 64), (63, 64), (3, 64, 63)])
+    def test_in_float32_the_nearest_code_is_found_by_rounding(self, levels):
+        D, codes = len(levels), grid(levels)
+        x = 2 * torch.rand(5000, D) - 1
+        half = torch.tensor(levels).double() // 2
+        place = (x.double() * half).clamp_max((torch.tensor(levels) - 1 - half).double())
+        radix = torch.tensor([math.prod(levels[:d]) for d in range(D)])
+        wanted = ((place.round() + half).long() * radix).sum(1)
+        clear = ((place - place.floor() - 0.5).abs() > 1e-3).all(1)  # not as good as a tie
+        assert clear.sum() > 4900
+        assert torch.equal(ops.nearest_code(x, codes).ids_N[clear], wanted[clear])
 
     def test_gradient_is_that_of_the_bound(self):
         book, z = self.book(), latents(20, 4).requires_grad_()
@@ -123,6 +136,7 @@ class TestFSQ:
         [
             ({"levels": (5, 4)}, "levels: wanted a tuple of 3, one of each of code_dim numbers"),
             ({"levels": (5, 4, 2)}, "levels: wanted a whole number from 3"),
+            ({"levels": (5, 4, 65)}, "levels: wanted a whole number from 3 to 64, got 65"),
             ({"n_codes": (60, 64)}, r"n_codes: wanted 60, the product of levels \(5, 4, 3\)"),
             ({"gradient": "rotation"}, "gradient, orthogonal: wanted 'straight_through' and 0"),
             ({"orthogonal": 1.0}, "gradient, orthogonal: wanted 'straight_through' and 0"),
@@ -152,9 +166,40 @@ class TestFSQ:
             sizes(2, codebook="fsq", levels=(3, 3), n_codes=16)
         with pytest.raises(ArgumentError, match="n_quantisers: wanted none where codebook is not"):
             sizes(2, n_quantisers=3)
-        for wrong in (5, (), (5, "a")):
+        for wrong in (5, (), (5, "a"), (65, 4), (65536, 65536), (64,) * 5, (3,) * 10**5):
             with pytest.raises(ArgumentError, match="levels: wanted"):
                 sizes(2, codebook="fsq", levels=wrong)
+
+    def test_a_preset_is_refused_what_does_nothing_and_gives_way_to_arguments(self):
+        def sizes(tokenizer, family="vq", **how):
+            preset = Preset(tokenizer, (PriorConfig(),) * 2)
+            return model_config(np.zeros((9, 1, 64), np.float32), None, preset, how, family)
+
+        fsq = {"codebook": "fsq", "levels": (5, 4, 3)}
+        residual = {"codebook": "residual", "n_quantisers": 3}
+        assert sizes(fsq).tokenizer.levels == (5, 4, 3)
+        assert sizes(fsq, codebook="fsq").tokenizer.levels == (5, 4, 3)
+        assert sizes(fsq, codebook="cosine").tokenizer.levels == ()
+        assert sizes(residual, codebook="residual").tokenizer.depth == 3
+        assert sizes(residual, codebook="euclidean").tokenizer.depth == 1
+        assert sizes({"n_quantisers": 3}, codebook="residual").tokenizer.depth == 3
+        assert sizes(residual, codebook="fsq", levels=(3, 3)).tokenizer.levels == (3, 3)
+        for tokenizer, how, message in (
+            ({"n_quantisers": 3}, {}, "n_quantisers: wanted none where codebook is not"),
+            ({"levels": (5, 5)}, {}, "levels: wanted a tuple of 0, none where codebook"),
+            (fsq, {"codebook": "euclidean", "levels": (5, 5)}, "levels: wanted a tuple of 0"),
+            (fsq, {"family": "vae"}, "codebook, levels: wanted none for a vae"),
+            ({"gradient": "rotation"}, {"family": "vae"}, "gradient: wanted none for a vae"),
+        ):
+            with pytest.raises(ArgumentError, match=message):
+                sizes(tokenizer, **how)
+        assert sizes(PRESETS["base"].tokenizer, "vae").family == "vae"
+
+    @pytest.mark.parametrize("below", [1.01, 20.0])
+    def test_restart_below_is_at_most_the_count_of_a_code_that_starts_anew(self, below):
+        assert tiny_config(tokenizer={"restart_below": 1.0})
+        with pytest.raises(ArgumentError, match="restart_below: wanted a finite number from 0"):
+            tiny_config(tokenizer={"restart_below": below})
 
 
 class TestResidual:
@@ -246,6 +291,12 @@ class TestResidual:
     def test_needs_codes_enough(self):
         with pytest.raises(ArgumentError, match="n_codes: wanted n_quantisers = 13 or more"):
             self.book(12, 13)
+
+    @pytest.mark.parametrize(("depth", "K"), [(2, 32), (33, 64), (64, 64)])
+    def test_fit_gives_few_series_codes_enough_for_every_depth(self, depth, K):
+        how = {"codebook": "residual", "n_quantisers": depth}
+        config = model_config(np.zeros((2, 1, 64), np.float32), None, "base", how).tokenizer
+        assert config.n_codes == (K, K)
 
     def test_is_drawn_by_engine_torch_alone_and_the_others_say_why(self):
         network = tiny_network(tiny_config(**RESIDUAL_SIZES))

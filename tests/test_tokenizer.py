@@ -206,6 +206,25 @@ class TestCodebookUpdate:
 
 
 class TestCodebookSpaces:
+    def test_cosine_codes_without_use_keep_their_direction(self):
+        book, z = codebook(codebook="cosine").train(), latents(50)
+        book(z)
+        with torch.no_grad():
+            book.codes_KD[0] = -F.normalize(z[0, 0], dim=0)
+        book.sums_KD[0] = 0.1 * book.codes_KD[0]
+        book.counts_K[0] = 0.1
+        wanted = book.codes()[0].clone()
+        for _ in range(300):
+            book(z[:, :1])
+        assert book.counts_K[0] < 1e-20
+        assert_close(book.codes()[0], wanted)
+        assert_close(book.codes().norm(dim=1), torch.ones(6))
+
+    def test_cosine_codes_that_k_means_gave_nothing_stay_of_length_1(self):
+        book = codebook(12, codebook="cosine").train()
+        book(latents(3))
+        assert_close(book.codes().norm(dim=1), torch.ones(12))
+
     def test_cosine_ignores_length(self):
         book, z = started(codebook="cosine"), latents(50)
         book.codes_KD *= torch.arange(1, 7)[:, None]
@@ -276,6 +295,12 @@ class TestCodebookSpaces:
         assert orthogonality(torch.eye(4)).item() == 0
         assert_close(orthogonality(torch.ones(4, 2)), torch.tensor(12 / 16))
         assert_close(orthogonality(torch.tensor([[2.0, 0], [3.0, 3.0]])), torch.tensor(0.25))
+
+    def test_orthogonality_is_in_float32_under_autocast(self):
+        codes = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+        wanted = orthogonality(codes)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(orthogonality(codes), wanted)
 
 
 class TestCodeUse:

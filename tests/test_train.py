@@ -69,6 +69,14 @@ def test_a_handful_of_series_is_enough(n):
     assert np.isfinite(x).all()
 
 
+def test_one_code_is_enough():
+    X, _ = series(8)
+    model = tsgen.fit(X, preset=TINY, n_codes=1, steps=2)
+    assert (model.encode(X) == 0).all()
+    assert (model.network.each_prior()[0].embed.codes_KD == 0).all()
+    assert np.isfinite(model.generate(2)).all()
+
+
 def test_the_same_call_gives_the_same_weights_and_leaves_every_generator_alone():
     X, y = series()
     torch.manual_seed(1)
@@ -121,7 +129,8 @@ def test_killed_runs_resume_to_the_same_weights(tmp_path):
 def test_resuming_needs_the_same_data_and_settings(tmp_path):
     X, y = series()
     tsgen.fit(X, y, preset=TINY, steps=4, out=tmp_path)
-    with pytest.raises(ArgumentError, match="resume: wanted the data and settings"):
+    wanted = "resume: wanted the data and settings .*, got others, .* another version of tsgen"
+    with pytest.raises(ArgumentError, match=wanted):
         tsgen.fit(X + 1, y, preset=TINY, steps=4, out=tmp_path, resume=True)
     with pytest.raises(ArgumentError, match="out: wanted a new or empty folder"):
         tsgen.fit(X, y, preset=TINY, steps=4, out=tmp_path)

@@ -230,6 +230,12 @@ class TestFiles:
         with np.load(out / "samples-00000-of-00001.npz") as shard:
             np.testing.assert_array_equal(shard["X"], made.generate(70, label="bell"))
 
+    def test_half_of_many_series_keeps_how_many_they_were(self, tmp_path):
+        made = model()
+        made.network.vae.counts_Y.copy_(torch.tensor([70_001.0, 1, 4097]))
+        made.save(tmp_path / "half", half=True)
+        assert tsgen.load(tmp_path / "half").network.vae.counts_Y.tolist() == [70_001, 1, 4097]
+
     def test_no_priors_are_refused_where_there_are_tokens_and_the_other_way_round(self):
         values = tiny_config().to_dict()
         with pytest.raises(ArgumentError, match="priors: wanted a tuple of 2"):
@@ -264,6 +270,17 @@ class TestTraining:
             own, other = (divergence(*q, vae.prior_means(c)).sum(1) for c in (class_B, 1 - class_B))
         assert (other - own).mean() > 0.1  # nats
         assert not np.array_equal(made.generate(1, label="slow"), made.generate(1, label="fast"))
+
+    def test_without_labels(self, tmp_path):
+        X, _ = series(24, 16)
+        made = tsgen.fit(X, preset=TINY, family="vae", steps=3)
+        made.save(tmp_path / "model")
+        again = tsgen.load(tmp_path / "model")
+        assert again.labels is None
+        assert_same_weights(made, again)
+        drawn = again.generate(3, seed=1)
+        assert drawn.shape == (3, 1, 16)
+        np.testing.assert_array_equal(drawn, made.generate(3, seed=1))
 
     def test_takes_batches_of_one_series(self):
         X, y = series(170, 16)  # 17 of them are held out

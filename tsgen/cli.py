@@ -93,7 +93,9 @@ def fitted(new: Parser) -> None:
     new.add_argument("--preset", default="base", choices=tuple(PRESETS), help="sizes (base)")
     new.add_argument("--family", default="vq", choices=FAMILIES, help="vae: the baseline (vq)")
     new.add_argument("--codebook", choices=QUANTISERS, help="how latents become tokens (euclidean)")
-    new.add_argument("--levels", type=int, nargs="+", help="of fsq: of each number of a code")
+    new.add_argument(
+        "--levels", type=int, nargs="+", help="of fsq: 3 to 64, of each number of a code"
+    )
     new.add_argument("--n-quantisers", type=int, help="of residual: codes a place (2)")
     new.add_argument("--gradient", choices=GRADIENTS, help="past the quantiser (straight_through)")
     new.add_argument("--steps", type=int, nargs="+", help="of stage 1 and 2, or one for both")

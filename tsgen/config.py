@@ -13,6 +13,7 @@ from tsgen.errors import bad_value
 
 QUANTISERS = ("euclidean", "cosine", "residual", "fsq")
 GRADIENTS = ("straight_through", "rotation")
+MOST_LEVELS = 64  # of a number: so few that the nearest code in float32 is that of rounding
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class TokenizerConfig:
     levels: tuple[int, ...] = ()  # "fsq": of each of the code_dim numbers; n_codes is their product
     n_quantisers: int = 2  # "residual": codes of a place, which add up
     gradient: str = "straight_through"  # of GRADIENTS: past the quantiser
+    # of learned codes; "fsq" reads none of these
     ema_decay: float = 0.8
     commitment: float = 1.0
     orthogonal: float = 0.0  # weight of the regulariser; above 0 the codes learn by gradient
-    restart_below: float = 0.0  # a code with a smaller average count starts anew; 0 never
+    restart_below: float = 0.0  # a code with a smaller average count starts anew, with 1; 0 never
 
     def __post_init__(self) -> None:
         one_of("bands", self.bands, (1, 2))
@@ -52,8 +54,9 @@ class TokenizerConfig:
         for name in ("n_channels", "init_dim", "max_dim", "hidden_dim", "code_dim"):
             whole(name, getattr(self, name))
         whole("n_resblocks", self.n_resblocks, at_least=0, at_most=1000)
-        for name in ("commitment", "orthogonal", "restart_below"):
+        for name in ("commitment", "orthogonal"):
             number(name, getattr(self, name))
+        number("restart_below", self.restart_below, below=math.nextafter(1, 2))
         for name in ("dropout", "ema_decay"):
             number(name, getattr(self, name), below=1)
         for name in ("token_width", "n_codes"):
@@ -74,8 +77,8 @@ class TokenizerConfig:
         if self.codebook != "fsq":
             each("levels", self.levels, 0, "none where codebook is not 'fsq'")
             return
-        for level in each("levels", self.levels, self.code_dim, "one of each of code_dim numbers"):
-            whole("levels", level, at_least=3, at_most=2**16)
+        each("levels", self.levels, self.code_dim, "one of each of code_dim numbers")
+        check_levels(self.levels)
         if any(math.prod(self.levels) != K for K in self.n_codes):
             wanted = f"{math.prod(self.levels)}, the product of levels {self.levels}, a band"
             raise bad_value("n_codes", wanted, self.n_codes)
@@ -127,6 +130,16 @@ class TokenizerConfig:
     def n_tokens(self, band: int) -> int:
         """Tokens of a band: all its places at the first depth, then at the next."""
         return self.depth * self.n_places(band)
+
+
+def check_levels(levels: tuple[int, ...]) -> None:
+    """Refuse what no grid has, and one of too many codes."""
+    for level in levels:
+        whole("levels", level, at_least=3, at_most=MOST_LEVELS)
+    # of at least 3 each, 16 are too many, and a product of thousands takes long
+    if len(levels) > 15 or math.prod(levels) > LARGEST:
+        shown = levels if len(levels) < 20 else f"{len(levels)} of them"
+        raise bad_value("levels", f"ones whose product is at most {LARGEST}", shown)
 
 
 def halvings(length: int, hop: int, width: int) -> int:

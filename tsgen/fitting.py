@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsgen import arguments
-from tsgen.checks import one_of, whole
+from tsgen.checks import one_of
 from tsgen.config import (
     FAMILIES,
     PRESETS,
@@ -21,6 +21,7 @@ from tsgen.config import (
     SslConfig,
     TokenizerConfig,
     VaeConfig,
+    check_levels,
 )
 from tsgen.data import Labels, as_series, warn_if_swapped
 from tsgen.errors import bad_value
@@ -29,6 +30,7 @@ from tsgen.run import Run
 from tsgen.train import TrainConfig
 
 OF_CODES = {"n_codes", "codebook", "levels", "n_quantisers", "gradient", "orthogonal"}
+OF_ONE_CODEBOOK = {"levels": "fsq", "n_quantisers": "residual"}
 
 # of "fsq", at least 5 of each number, as Mentzer et al. 2023, section 4.1, advise
 LEVELS = ((6, 5), (8, 8), (5, 5, 5), (8, 6, 5), (8, 8, 8), (8, 5, 5, 5))
@@ -118,10 +120,10 @@ def model_config(
     family: str | VaeConfig = "vq",
 ) -> ModelConfig:
     """The preset's sizes for these data."""
-    vae = vae_config(family, sizes)
     if not isinstance(preset, Preset):
         one_of("preset", preset, tuple(PRESETS))
         preset = PRESETS[preset]
+    vae = vae_config(family, preset.tokenizer | sizes)
     tokenizer = tokenizer_config(array.shape, preset, sizes)
     bands = tokenizer.bands
     return ModelConfig(
@@ -154,14 +156,14 @@ def tokenizer_config(
 ) -> TokenizerConfig:
     """The preset's sizes for series (n, channels, length), with as many codes as suit them."""
     n, C, L = shape
-    values = preset.tokenizer | sizes
+    values = kept(preset.tokenizer, sizes) | sizes
     bands = values.get("bands", 2)
     one_of("bands", bands, (1, 2))
     if bands == 1:
         values = {"token_width": (32,), "n_codes": (1024,)} | values
     codes = values.get("n_codes", (1024,) * bands)
     values["n_codes"] = codes if isinstance(codes, tuple) else (codes,) * bands
-    if "n_quantisers" in sizes and values.get("codebook") != "residual":
+    if "n_quantisers" in values and values.get("codebook") != "residual":
         raise bad_value("n_quantisers", "none where codebook is not 'residual'", "some")
     fsq = values.get("codebook") == "fsq"
     if fsq:  # sized without codes first: those are as many as the levels make
@@ -172,6 +174,13 @@ def tokenizer_config(
         fewer = tuple(enough_codes(n, config, band) for band in range(bands))
         config = dataclasses.replace(config, n_codes=fewer)
     return on_a_grid(config, levels, "n_codes" not in sizes) if fsq else config
+
+
+def kept(values: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """A preset's values, without what another codebook than that of `sizes`, if any, is for."""
+    asked = sizes.get("codebook")
+    gone = [name for name, only in OF_ONE_CODEBOOK.items() if asked not in (None, only)]
+    return {name: value for name, value in values.items() if name not in gone}
 
 
 def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConfig:
@@ -185,14 +194,15 @@ def on_a_grid(config: TokenizerConfig, levels: Any, free: bool) -> TokenizerConf
         levels = max(fit or LEVELS[:1], key=math.prod)
     if not isinstance(levels, tuple) or not levels:
         raise bad_value("levels", "a tuple, one of each number of a code", repr(levels))
-    for level in levels:
-        whole("levels", level, at_least=3, at_most=2**16)
+    check_levels(levels)
     codes = (math.prod(levels),) * config.bands if free else config.n_codes
     how: dict[str, Any] = {"codebook": "fsq", "levels": levels, "code_dim": len(levels)}
     return dataclasses.replace(config, n_codes=codes, **how)
 
 
 def enough_codes(n: int, config: TokenizerConfig, band: int) -> int:
-    """The power of two, from 32 on, that leaves every code some places to stand for."""
+    """The power of two that leaves every code some places to stand for; from 32 on, and from the
+    number of codes that a place has."""
     codes = max(1, n * config.n_places(band) // VECTORS_PER_CODE)
-    return min(config.n_codes[band], max(32, 1 << (codes.bit_length() - 1)))
+    least = max(32, 1 << (config.depth - 1).bit_length())
+    return min(config.n_codes[band], max(least, 1 << (codes.bit_length() - 1)))

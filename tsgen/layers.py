@@ -224,8 +224,8 @@ class TokenTable(nn.Module):
     def see(self, codes_KD: Tensor) -> None:
         """Take the codes of a trained tokenizer, brought to unit variance."""
         if self.net is not None:
-            std_D, mean_D = torch.std_mean(codes_KD.detach(), dim=0)
-            std_D = std_D if len(codes_KD) > 1 else torch.ones_like(std_D)
+            correction = min(1, len(codes_KD) - 1)  # a single code has no variance
+            std_D, mean_D = torch.std_mean(codes_KD.detach(), dim=0, correction=correction)
             self.codes_KD.copy_((codes_KD.detach() - mean_D) / std_D.clamp_min(1e-6))
 
 

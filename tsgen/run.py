@@ -126,7 +126,8 @@ class Run:
         values, tensors = checkpoint.read_folder(state, kind="training")
         if values["fingerprint"] != self.fingerprint:
             wanted = f"the data and settings that the run in {self.out} began with"
-            raise bad_value("resume", wanted, "others")
+            got = "others, or the same from another version of tsgen, which has other settings"
+            raise bad_value("resume", wanted, got)
         return values, tensors
 
     def tokenizer_stage(self) -> Stage:
@@ -287,7 +288,10 @@ def fingerprint(
     model: ModelConfig,
     config: TrainConfig,
 ) -> str:
-    """Tells runs apart: a state is only good for the data and settings it came from."""
+    """Tells runs apart: a state is only good for the data and settings it came from.
+
+    Defaults are among them: another version may have another one, or a setting more.
+    """
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
     digest.update(classes.tobytes())
     same = replace(config, device="auto", compile=False)  # a run may go on elsewhere

@@ -17,6 +17,8 @@ from tsgen.network import Network
 if TYPE_CHECKING:
     from tsgen.model import Model
 
+COUNTERS = ("counts_K", "sums_KD", "counts_Y")  # they grow with the data: never in 16 bits
+
 
 def write(model: Model, folder: Path, *, half: bool) -> None:
     """Write config.json and model.safetensors; all of it or nothing. Raises FileError."""
@@ -29,12 +31,14 @@ def write(model: Model, folder: Path, *, half: bool) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     if half:
-        tensors = {n: halved(n, t) if t.is_floating_point() else t for n, t in tensors.items()}
+        tensors = {n: halved(n, t) for n, t in tensors.items()}
     checkpoint.write_folder(folder, config, tensors, kind="model")
 
 
 def halved(name: str, tensor: Tensor) -> Tensor:
-    """In 16 bits, if those hold it."""
+    """A weight in 16 bits, if those hold it; what counts stays as it is."""
+    if not tensor.is_floating_point() or name.endswith(COUNTERS):
+        return tensor
     half = tensor.half()
     if not half.isfinite().all():
         raise bad_value("half", "weights within 65504", f"larger ones in {name}")

@@ -18,6 +18,13 @@ void check_each(const char* name, const std::vector<int64_t>& values, int64_t n,
   for (const int64_t value : values) check_whole(name, value, least, most);
 }
 
+// Levels are at least 3 each, so that the product passes n, and stops, before it is too large.
+void check_product(const std::vector<int64_t>& levels, int64_t n) {
+  int64_t product = 1;
+  for (size_t i = 0; i < levels.size() && product <= n; ++i) product *= levels[i];
+  if (product != n) throw bad_value("n_codes", "the product of levels", std::to_string(n));
+}
+
 TokenizerConfig parse_tokenizer(const Json& values) {
   Fields f(values, "tokenizer");
   TokenizerConfig c{};
@@ -32,13 +39,14 @@ TokenizerConfig parse_tokenizer(const Json& values) {
     throw Unsupported("codebook: wanted one with a code for each place, got \"residual\"");
   c.cosine = codebook == 1;
   c.levels = f.wholes("levels", {});
-  check_each("levels", c.levels, codebook == 3 ? c.code_dim : 0, 3, 65536, "one a dim of fsq");
-  check_whole("n_quantisers", f.whole("n_quantisers", 2), 2);
+  check_each("levels", c.levels, codebook == 3 ? c.code_dim : 0, 3, 64, "one a dim of fsq");
+  check_whole("n_quantisers", f.whole("n_quantisers", 2), 2, 64);
   f.choice("gradient", {"straight_through", "rotation"});
   check_number("dropout", f.number("dropout", 0.3), 0, 1);
   check_number("ema_decay", f.number("ema_decay", 0.8), 0, 1);
-  for (const char* const name : {"commitment", "orthogonal", "restart_below"})
+  for (const char* const name : {"commitment", "orthogonal"})
     check_number(name, f.number(name, 0), 0);
+  check_number("restart_below", f.number("restart_below", 0), 0, ONE_TOO);
   f.end();
   check_whole("bands", c.bands, 1, 2);
   check_whole("length", c.length, 2);
@@ -48,6 +56,8 @@ TokenizerConfig parse_tokenizer(const Json& values) {
   check_whole("code_dim", c.code_dim, 1), check_whole("n_resblocks", c.n_resblocks, 0, 1000);
   check_each("token_width", c.token_width, c.bands, 1);
   check_each("n_codes", c.n_codes, c.bands, 1);
+  for (int64_t band = 0; band < c.bands && codebook == 3; ++band)
+    check_product(c.levels, c.n_codes[band]);
   for (int64_t band = 0; band < c.bands; ++band)
     if (c.n_tokens(band) < 1)
       throw bad_value("token_width", "columns enough that halving time leaves one",

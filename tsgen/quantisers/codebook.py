@@ -143,7 +143,11 @@ class Codebook(Quantiser):
             return
         total = self.counts_K.sum()
         smooth_K = (self.counts_K + SMOOTHING) / (total + K * SMOOTHING) * total
-        self.codes_KD.copy_(self.sums_KD / smooth_K[:, None])
+        codes_KD = self.sums_KD / smooth_K[:, None]
+        if self.config.codebook == "cosine":  # at 0 a code would be nearest to all that is far
+            used_K1 = (self.counts_K > SMOOTHING)[:, None]
+            codes_KD = torch.where(used_K1, codes_KD, self.codes_KD)
+        self.codes_KD.copy_(codes_KD)
 
 
 def by_depth(ids_QM: Tensor, B: int, N: int) -> Tensor:
@@ -155,7 +159,8 @@ def orthogonality(codes_KD: Tensor) -> Tensor:
     """Mean squared cosine between different codes: |ĈĈᵀ - I|² / K²."""
     unit_KD = F.normalize(codes_KD, dim=-1)
     identity_KK = torch.eye(len(unit_KD), dtype=unit_KD.dtype, device=unit_KD.device)
-    return (unit_KD @ unit_KD.T - identity_KK).square().mean()
+    with torch.autocast(codes_KD.device.type, enabled=False):  # a loss, so in float32
+        return (unit_KD @ unit_KD.T - identity_KK).square().mean()
 
 
 def kmeans(x_MD: Tensor, n_codes: int, space: str) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@
 o is 1/2 where L is even, else 0; s = artanh(o / h) lets 0 stay 0. Mentzer et al. 2023 (arXiv
 2309.15505), section 3.1 and appendix A.1, which has tan for artanh. The codes are all combinations
 of levels, the first dim turning fastest. Rounding finds the nearest of them, so `nearest_code`
-finds the same.
+finds the same: of up to 64 levels, as a number may have, in float32 too, unless it is as good as a
+tie.
 """
 
 import math

@@ -9,11 +9,12 @@ M vectors of D dims.
 """
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+SHORTEST = 1e-12  # a vector that has a direction; `F.normalize` brings no shorter one to length 1
 
 
 def straight_through(x_MD: Tensor, q_MD: Tensor) -> Tensor:
@@ -29,17 +30,19 @@ def rotated(x_MD: Tensor, q_MD: Tensor) -> Tensor:
 def rotate(x_MD: Tensor, q_MD: Tensor) -> Tensor:
     """λ R x, with λ and R as constants: R = I - 2 r rᵀ + 2 q̂ x̂ᵀ, r = (x̂ + q̂) / |x̂ + q̂|.
 
-    Where q points exactly away from x no plane is given: there r is 0, and R a reflection.
+    Where q points exactly away from x no plane is given: there r is 0, and R a reflection. Where x
+    is 0 there is nothing to turn: x, straight-through.
     """
     with torch.no_grad():
         from_MD, to_MD = F.normalize(x_MD, dim=1), F.normalize(q_MD, dim=1)
         between_MD = F.normalize(from_MD + to_MD, dim=1)
         length_M1 = torch.linalg.vector_norm(x_MD, dim=1, keepdim=True)
-        scale_M1 = torch.linalg.vector_norm(q_MD, dim=1, keepdim=True) / length_M1.clamp_min(1e-12)
+        wanted_M1 = torch.linalg.vector_norm(q_MD, dim=1, keepdim=True)
+        scale_M1 = wanted_M1 / length_M1.clamp_min(SHORTEST)
     along_between_M1 = (x_MD * between_MD).sum(1, keepdim=True)
     along_x_M1 = (x_MD * from_MD).sum(1, keepdim=True)
     turned_MD = x_MD - 2 * along_between_M1 * between_MD + 2 * along_x_M1 * to_MD
-    return cast(Tensor, scale_M1 * turned_MD)
+    return torch.where(length_M1 > SHORTEST, scale_M1 * turned_MD, x_MD)
 
 
 GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

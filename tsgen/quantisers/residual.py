@@ -3,7 +3,8 @@
     r_0 = x,   k_d = argmin_k |r_d - c_k|²,   r_{d+1} = r_d - c_{k_d},   q = Σ_d c_{k_d}
 
 Lee et al. 2022 (RQ-VAE, arXiv 2203.01941), section 3.1, with their one codebook for all depths. The
-tokens of a band are its places at depth 0, then at depth 1 and so on: to the prior, more rows.
+tokens of a band are its places at depth 0, then at depth 1 and so on: to the prior, more rows. The
+commitment to what is added up at each depth is the mean over depths; the paper has the sum.
 M vectors, Q codes for each, K codes of D dims.
 """
 
