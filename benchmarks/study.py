@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import tempfile
 import time
@@ -19,15 +20,14 @@ from typing import Any
 
 import measure
 import numpy as np
+import study_plan
 import torch
 from numpy.typing import NDArray
 from study_plan import RESULTS, SEEDS, SETS, VARIANTS, Budget, Cell, Ledger, cells, finished
-from study_plan import settings as settings_of
 
 import tsgen
 from tsgen import formats, metrics, probes
-from tsgen.config import PRESETS, SslConfig
-from tsgen.errors import RunError
+from tsgen.errors import ArgumentError, RunError
 from tsgen.rocket import RocketFeatures
 
 FEATURES_SEED = 0  # of features and of what is drawn from a set: the same for all runs
@@ -59,23 +59,15 @@ def read(folder: Path, budget: Budget) -> Data:
 def trained(data: Data, cell: Cell, budget: Budget) -> tuple[tsgen.Model, dict[str, float]]:
     """The model of a run, and the seconds of each stage."""
     variant = VARIANTS[cell.variant]
-    how = dict(variant.fit)
-    if "ssl" in how:
-        how["ssl"] = SslConfig(**how["ssl"])
-    preset = dataclasses.replace(PRESETS["base"], **variant.preset)
     with tempfile.TemporaryDirectory() as folder:
         model = tsgen.fit(
             data.x_train,
             data.y_train,
+            preset=study_plan.preset(variant),
             out=folder,
-            steps=budget.steps,
-            batch_size=budget.batch_size,
-            evaluations=budget.evaluations,
-            patience=budget.evaluations,
-            seed=cell.seed,
-            device="cpu",
             progress=False,
-            **{"preset": preset} | how,
+            **study_plan.training(cell, budget),
+            **study_plan.sizes(variant),
         )
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     stages = [json.loads(line) for line in lines]
@@ -97,23 +89,47 @@ class Features:
         return self.known[key]
 
 
-def scores(model: tsgen.Model, data: Data, seed: int, budget: Budget) -> dict[str, float]:
-    """FID, the mean over subsamples, and TSTR of generated series, and both floors."""
+def classes(data: Data, seed: int, budget: Budget) -> Array:
+    """Of the series that a run generates: in the proportions of the training part."""
     order = np.random.default_rng(seed).permutation(len(data.y_train))
-    y = np.resize(data.y_train[order], budget.n_generated)  # in the proportions of train
-    x = model.generate(len(y), label=y, seed=seed, progress=False)
+    return np.resize(data.y_train[order], budget.n_generated)
+
+
+def generated(model: tsgen.Model, y: Array, seed: int) -> Array:
+    """A series of each of these classes.
+
+    Raises RunError also where they are finite, but too large in the units of the data.
+    """
+    try:
+        return model.generate(len(y), label=y, seed=seed, progress=False)
+    except ArgumentError as error:
+        raise RunError(f"generated series: {error}") from error
+
+
+def keep(x: Array, cell: Cell, folder: Path) -> None:
+    """Write generated series, for other metrics; half precision is enough for them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "-".join(re.sub(r"\W+", "_", str(part)) for part in cell)
+    with np.errstate(over="ignore"):  # of a run that diverged: infinity says enough
+        np.save(folder / f"{name}.npy", x.astype(np.float16))
+
+
+def scores(x: Array, y: Array, data: Data, budget: Budget) -> dict[str, float]:
+    """FID and TSTR of generated series, and the same of real ones."""
     features = Features(data, budget.n_kernels)
-    fids = [
+    parts = (data.x_train, data.y_train, data.x_test, data.y_test)
+    equal_n = [
         metrics.evaluate_fid(
             x, x_train=data.x_train, x_test=data.x_test, features=features, seed=subsample
         )
         for subsample in range(budget.subsamples)
     ]
-    parts = (data.x_train, data.y_train, data.x_test, data.y_test)
     tstr = metrics.evaluate_tstr(x, y, *parts, features=features)
     return {
-        "fid": float(np.mean([fid.value for fid in fids])),
-        "fid_floor": float(np.mean([fid.floor for fid in fids])),
+        "fid": metrics.fid(data.x_test, x, features=features),
+        "fid_train": metrics.fid(data.x_test, data.x_train, features=features),
+        "fid_equal_n": float(np.mean([score.value for score in equal_n])),
+        "fid_equal_n_floor": equal_n[0].floor,  # of the whole training part, whatever the seed
         "tstr": tstr.value,
         "trtr": tstr.floor,
     }
@@ -131,23 +147,27 @@ def reconstruction(model: tsgen.Model, x: Array) -> float:
     return float(np.square(again - scaled, dtype=np.float64).mean())
 
 
-def run(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
+def run(cell: Cell, data: Data, budget: Budget, series: Path | None = None) -> dict[str, Any]:
     """The row of a run; that its loss or its series stop being finite is a result, too."""
-    row: dict[str, Any] = {**cell._asdict(), "settings": settings_of(cell, budget)}
+    row: dict[str, Any] = {**cell._asdict(), "settings": study_plan.settings(cell, budget)}
     row["n_train"], row["n_test"] = len(data.x_train), len(data.x_test)
     row["shape"] = data.x_train.shape[1:]
     try:
-        return row | measured(cell, data, budget)
+        return row | measured(cell, data, budget, series)
     except RunError as error:
         return row | {"error": str(error)}
 
 
-def measured(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
-    """Train and score."""
+def measured(cell: Cell, data: Data, budget: Budget, series: Path | None) -> dict[str, Any]:
+    """Train, generate, keep what was generated if there is a folder for it, and score."""
     began, cpu = time.perf_counter(), time.process_time()
     model, seconds = trained(data, cell, budget)
     found: dict[str, Any] = {"seconds": seconds, "cpu_seconds": time.process_time() - cpu}
-    found |= scores(model, data, cell.seed, budget)
+    y = classes(data, cell.seed, budget)
+    x = generated(model, y, cell.seed)
+    if series:
+        keep(x, cell, series)
+    found |= scores(x, y, data, budget)
     found["reconstruction"] = reconstruction(model, data.x_test)
     parts = (data.x_train, data.y_train, data.x_test, data.y_test)
     probed = probes.probe(model, *parts, seed=FEATURES_SEED)
@@ -156,12 +176,14 @@ def measured(cell: Cell, data: Data, budget: Budget) -> dict[str, Any]:
     return found | {"total_seconds": time.perf_counter() - began}
 
 
-def work(ledger: Ledger, wanted: list[Cell], folder: Path, budget: Budget) -> int:
+def work(
+    ledger: Ledger, wanted: list[Cell], folder: Path, budget: Budget, series: Path | None = None
+) -> int:
     """Do what is left, in order; returns how many runs failed for a reason that is no result."""
     n_failed, machine = 0, measure.machine()  # of now: commits made later are not what runs
     for cell in ledger.left(wanted, budget):
         try:
-            row = run(cell, read(folder / cell.set, budget), budget)
+            row = run(cell, read(folder / cell.set, budget), budget, series)
             ledger.append(row | {"machine": machine})
             print(told(row), flush=True)
         except Exception:  # other runs do not depend on it; without a row it will be tried again
@@ -176,7 +198,7 @@ def told(row: dict[str, Any]) -> str:
     place = f"{row['set']}, {row['variant']}, seed {row['seed']}"
     if "error" in row:
         return f"{place}: {row['error']}"
-    fid, tstr = f"FID {row['fid']:.3f} ({row['fid_floor']:.3f})", f"TSTR {row['tstr']:.1%}"
+    fid, tstr = f"FID {row['fid']:.3f} ({row['fid_train']:.3f})", f"TSTR {row['tstr']:.1%}"
     return f"{place}: {fid}, {tstr} ({row['trtr']:.1%}), {row['total_seconds']:.0f} s"
 
 
@@ -196,6 +218,7 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--steps", nargs=2, type=int, help="other ones, to try it: not reported")
+    parser.add_argument("--series", type=Path, help="folder for what each run generates: .npy")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--list", action="store_true", help="say what is done, and run nothing")
     args = parser.parse_args()
@@ -207,7 +230,7 @@ def main() -> int:
             return 0
         if torch.get_num_threads() != 1:
             parser.error("wanted OMP_NUM_THREADS=1: a worker a core, and the same sums in each")
-        return 1 if work(ledger, wanted, args.data, budget) else 0
+        return 1 if work(ledger, wanted, args.data, budget, args.series) else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Every variant is preset "base" with one factor changed, but for the last, which 
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -13,6 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+from tsgen.config import PRESETS, Preset, SslConfig
+from tsgen.fitting import train_config
 
 RESULTS = Path(__file__).parent / "results" / "study.jsonl"
 
@@ -31,6 +35,8 @@ SETS = {
     "Crop": "satellite values, not normalised; 24 classes",
     "BasicMotions": "movement, 6 channels",
 }
+# Whose test scores were looked at while base was made: the first three chose its settings.
+SEEN = ("TwoPatterns", "ECG5000", "GunPoint", "CBF", "SyntheticControl", "BasicMotions")
 SEEDS = (0, 1, 2)
 BASE = "base"
 
@@ -62,6 +68,7 @@ VARIANTS = {
     "flat alignment": Variant(preset={"band_alignment": "flat"}),
     "mask keeps": Variant(preset={"mask_polarity": "keep"}),
     "one band": Variant({"bands": 1}),
+    "residual blocks": Variant(preset={"tokenizer": PRESETS[BASE].tokenizer | {"n_resblocks": 2}}),
     "VAE": Variant({"family": "vae"}),
     "timevqvae": Variant({"preset": "timevqvae"}),
 }
@@ -78,7 +85,7 @@ class Budget:
     most_test: int = 1000
     n_generated: int = 1000
     n_kernels: int = 1000  # of the ROCKET features
-    subsamples: int = 5  # of generated series, as many as there are training ones, for FID
+    subsamples: int = 5  # of generated series, for FID at as many as there are training ones
 
 
 class Cell(NamedTuple):
@@ -96,9 +103,44 @@ def cells(
     return [Cell(s, v, seed) for seed in seeds for s in sets for v in variants]
 
 
+def preset(variant: Variant) -> Preset:
+    """The whole preset that a variant is made from."""
+    if "preset" in variant.fit:
+        return PRESETS[variant.fit["preset"]]
+    return dataclasses.replace(PRESETS[BASE], **variant.preset)
+
+
+def training(cell: Cell, budget: Budget) -> dict[str, Any]:
+    """What `tsgen.fit` is told of how to train."""
+    ssl = VARIANTS[cell.variant].fit.get("ssl")
+    return {
+        "steps": budget.steps,
+        "batch_size": budget.batch_size,
+        "evaluations": budget.evaluations,
+        "patience": budget.evaluations,
+        "seed": cell.seed,
+        "device": "cpu",
+        "ssl": SslConfig(**ssl) if ssl else None,
+    }
+
+
+def sizes(variant: Variant) -> dict[str, Any]:
+    """What `tsgen.fit` is told of the model beside its preset."""
+    return {name: value for name, value in variant.fit.items() if name not in ("preset", "ssl")}
+
+
 def settings(cell: Cell, budget: Budget) -> dict[str, Any]:
-    """What a run is run with, as it reads back from JSON: rows with other settings do not count."""
-    plain = {"budget": vars(budget), "variant": vars(VARIANTS[cell.variant])}
+    """What a run is run with, as it reads back from JSON: rows with other settings do not count.
+
+    Presets and the defaults of training are in it, so rows from before a change of them do not.
+    """
+    variant = VARIANTS[cell.variant]
+    plain = {
+        "budget": vars(budget),
+        "variant": vars(variant),
+        "preset": dataclasses.asdict(preset(variant)),
+        "training": dataclasses.asdict(train_config(training(cell, budget))),
+    }
     return dict(json.loads(json.dumps(plain)))
 
 

@@ -2,107 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from study_plan import BASE, RESULTS, SEEDS, SETS, VARIANTS, Budget, Cell, cells, finished
-from study_stats import (
-    Interval,
-    holm,
-    mean_interval,
-    mean_ranks,
-    rank_difference,
-    signed_rank,
+from study_compare import (
+    GENERATION,
+    PEER,
+    REPRESENTATION,
+    Found,
+    Runs,
+    difference,
+    load,
+    ranged,
 )
+from study_plan import BASE, RESULTS, SEEDS, SEEN, SETS, VARIANTS, Budget, Cell, cells
+from study_stats import mean_interval
 
-Row = dict[str, Any]
-Found = dict[Cell, Row]
-Doubles = NDArray[np.float64]
-
-PEER = "timevqvae"
 LEVEL = 0.05
 NOTHING = ["No run has been done yet: `python benchmarks/study.py`.", ""]
 
-
-@dataclass(frozen=True)
-class Metric:
-    """What is compared: a number of a run; `sign` is 1 where more is better, -1 where less is."""
-
-    of: Callable[[Row], float | None]
-    sign: int
-    ratio: bool = False  # compared by its logarithm: sets differ in size more than variants do
-
-    def value(self, row: Row) -> float:
-        """NaN where the run has no such number."""
-        value = None if "error" in row else self.of(row)
-        if value is None:
-            return math.nan
-        return math.log(max(value, 1e-12)) if self.ratio else value
-
-    def shown(self, mean: Interval) -> str:
-        """A mean difference to base with its interval: a ratio, or percentage points."""
-        if self.ratio:
-            value, low, high = (f"{math.exp(end):.2f}" for end in mean)
-            return f"{value} ({low} to {high})"
-        value, low, high = (f"{100 * end:+.1f}" for end in mean)
-        return f"{value} ({low} to {high})"
-
-
-def probed(name: str) -> Callable[[Row], float | None]:
-    """The value of one probe, where the model has what it looks at."""
-    return lambda row: row["probes"].get(name, {}).get("value")
-
-
-GENERATION = {
-    "FID": Metric(lambda row: row["fid"], -1, ratio=True),
-    "TSTR": Metric(lambda row: row["tstr"], 1),
-}
-REPRESENTATION = {
-    "reconstruction": Metric(lambda row: row["reconstruction"], -1, ratio=True),
-    "k-NN of latents": Metric(probed("knn_latents"), 1),
-    "linear, latents": Metric(probed("linear_latents"), 1),
-    "SVM of latents": Metric(probed("svm_latents"), 1),
-    "linear, tokens": Metric(probed("linear_tokens"), 1),
-    "perplexity, low": Metric(probed("perplexity_0"), 1, ratio=True),
-    "perplexity, high": Metric(probed("perplexity_1"), 1, ratio=True),
-    "seconds, stage 1": Metric(lambda row: next(iter(row["seconds"].values())), -1, ratio=True),
-    "seconds, training": Metric(lambda row: sum(row["seconds"].values()), -1, ratio=True),
-}
-
-
-def values(found: Found, metric: Metric, variants: list[str]) -> tuple[list[str], Doubles]:
-    """The sets that have all seeds of all these variants, and their values (S, R, V)."""
-    value_SRV = np.array(
-        [
-            [
-                [metric.value(found.get(Cell(s, v, seed), {"error": ""})) for v in variants]
-                for seed in SEEDS
-            ]
-            for s in SETS
-        ]
-    )
-    whole_S = np.isfinite(value_SRV).all((1, 2))
-    return [s for s, whole in zip(SETS, whole_S, strict=True) if whole], value_SRV[whole_S]
-
-
-def against_base(found: Found, metric: Metric, variant: str) -> Doubles:
-    """Differences (S, R) of a variant to base, of the same set and seed."""
-    value_SRV = values(found, metric, [BASE, variant])[1]
-    difference_SR: Doubles = value_SRV[:, :, 1] - value_SRV[:, :, 0]
-    return difference_SR
-
-
-def tested(found: Found, metric: Metric) -> dict[str, float]:
-    """Holm's p of every variant that has been run; those that have not are comparisons, too."""
-    differences = {v: against_base(found, metric, v) for v in VARIANTS if v != BASE}
-    p = holm({v: signed_rank(d.mean(1)) if len(d) else 1.0 for v, d in differences.items()})
-    return {v: p[v] for v, d in differences.items() if len(d)}
+UNSEEN = tuple(s for s in SETS if s not in SEEN)
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -110,122 +29,134 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines] + [""]
 
 
-def generation(found: Found) -> list[str]:
-    """FID and TSTR of every variant beside base's, and mean ranks."""
-    p = {name: tested(found, metric) for name, metric in GENERATION.items()}
-    ranks = {name: ranked(found, name) for name in GENERATION}
+def seeds_said(runs: Runs) -> list[str]:
+    """Which seeds a table is of."""
+    whole, wanted = (", ".join(map(str, seeds)) for seeds in (runs.seeds, SEEDS))
+    return [f"Seeds {whole} of {wanted}.", ""]
+
+
+def generation(runs: Runs) -> list[str]:
+    """FID and TSTR of every variant beside base's, and mean ranks; p once it is a verdict."""
+    p = {name: runs.tested(metric) for name, metric in GENERATION.items()} if runs.are_all else {}
+    ranks = {name: runs.ranked(name) for name in GENERATION}
     rows = []
     for v in VARIANTS:
-        row, n = [v], 0
-        n_diverged = sum(cell.variant == v and "error" in found[cell] for cell in found)
+        row = [v]
         for name, metric in GENERATION.items():
-            difference_SR = against_base(found, metric, v)
-            n = len(difference_SR)
-            compared = v != BASE and n
-            row += [metric.shown(mean_interval(difference_SR)) if compared else ""]
-            row += [f"{p[name][v]:.3f}" if compared else ""]
-        row += [f"{n}, {n_diverged} diverged" if n_diverged else str(n)]
-        rows.append([*row, *(ranged(ranks[name].get(v)) for name in GENERATION)])
-    head = ["variant", "FID, times base's", "p", "TSTR, points above base's", "p", "sets"]
-    return ["### Generated series", "", *table([*head, "FID rank", "TSTR rank"], rows)]
+            row += [difference(runs, metric, v)]
+            row += [f"{p[name][v]:.3f}" if v in p[name] else ""] if p else []
+        n_sets = len(runs.values(GENERATION["FID"], [BASE, v])[0])
+        row += [str(n_sets), str(runs.n_diverged(v))]
+        rows.append([*row, *(ranged(ranks[name][v]) if v in ranks[name] else "" for name in ranks)])
+    head = ["variant"]
+    for name in ("FID, times base's", "TSTR, points above base's"):
+        head += [name, "p"] if p else [name]
+    head += ["sets compared", "runs diverged", *(f"{name} rank" for name in GENERATION)]
+    return ["### Generated series", "", *seeds_said(runs), *table(head, rows)]
 
 
-def ranked(found: Found, name: str) -> dict[str, Interval]:
-    """Mean ranks, 1 the best, of the variants that have been run on every set that base has."""
-    metric = GENERATION[name]
-    n = len(values(found, metric, [BASE])[0])
-    whole = [v for v in VARIANTS if n and len(values(found, metric, [BASE, v])[0]) == n]
-    if not whole:
-        return {}
-    return dict(zip(whole, mean_ranks(-metric.sign * values(found, metric, whole)[1]), strict=True))
-
-
-def ranged(mean: Interval | None) -> str:
-    """A mean and its interval."""
-    if mean is None:
-        return ""
-    value, low, high = (f"{end:.1f}" for end in mean)
-    return f"{value} ({low} to {high})"
-
-
-def verdicts(found: Found) -> list[str]:
-    """What is decided, and what is not."""
+def verdicts(runs: Runs) -> list[str]:
+    """What is decided, and what is not; or why nothing is yet."""
+    if not runs.seeds:
+        return ["No seed is done on every set with every variant: nothing is compared yet.", ""]
+    if not runs.are_all:
+        return [EARLY, "", *([ONE_SEED, ""] if len(runs.seeds) == 1 else [])]
     out = []
     for name, metric in GENERATION.items():
-        p = tested(found, metric)
-        mean = {v: metric.sign * float(against_base(found, metric, v).mean()) for v in p}
+        p = runs.tested(metric)
+        mean = {v: metric.sign * float(runs.against_base(metric, v).mean()) for v in p}
         groups = {
             "better than base": [v for v in p if p[v] < LEVEL and mean[v] > 0],
             "worse than base": [v for v in p if p[v] < LEVEL and mean[v] < 0],
             "undecided": [v for v in p if p[v] >= LEVEL],
         }
         said = "; ".join(f"{what}: {', '.join(them) or 'none'}" for what, them in groups.items())
-        out += [f"- {name}: {said}." if p else f"- {name}: nothing to compare yet."]
-    return [f"Decided at Holm's p < {LEVEL}:", "", *out, ""]
+        out += [f"- {name}: {said}."]
+    return [f"Decided at Holm's p < {LEVEL}, for each score by itself:", "", *out, ""]
 
 
-def beside_peer(found: Found) -> list[str]:
+EARLY = """Nothing is decided, and no p is told, before everything is done: looking several times
+would spend the error rate. Intervals are a description until then."""
+ONE_SEED = """With one seed the noise of the seed is inside every difference, and base's one run on
+a set is shared by all comparisons: where it came out badly, all variants look good."""
+
+
+def beside_peer(runs: Runs) -> list[str]:
     """Base and the preset with timevqvae's sizes and rules: mean ranks and mean TSTR."""
-    pair, ranks, rows = [BASE, PEER], ranked(found, "FID"), []
-    sets, tstr_SRV = values(found, GENERATION["TSTR"], pair)
-    if not sets:
-        return []
-    if PEER in ranks:
-        whole = list(ranks)
-        fid_SRV = values(found, GENERATION["FID"], whole)[1]
-        difference = rank_difference(fid_SRV, whole.index(BASE), whole.index(PEER))
-        each = [ranged(mean) for mean in (ranks[BASE], ranks[PEER], difference)]
-        rows.append([f"mean FID rank among {len(whole)}", *each])
-    base_SR, peer_SR = 100 * tstr_SRV[..., 0], 100 * tstr_SRV[..., 1]
-    each = [ranged(mean_interval(it)) for it in (base_SR, peer_SR, base_SR - peer_SR)]
-    rows.append(["mean TSTR, %", *each])
-    head = [f"over {len(sets)} sets", BASE, PEER, "difference"]
-    return table(head, rows)
-
-
-def representations(found: Found) -> list[str]:
-    """Everything else of every variant beside base's."""
     rows = []
-    for v in VARIANTS:
-        if v != BASE:
-            differences = {name: against_base(found, m, v) for name, m in REPRESENTATION.items()}
-            shown = (
-                REPRESENTATION[name].shown(mean_interval(d)) if len(d) else ""
-                for name, d in differences.items()
-            )
-            rows.append([v, *shown])
-    title = ["### Representations, and what they cost", ""]
+    for sets, what in ((tuple(SETS), "all sets"), (UNSEEN, "sets not looked at before")):
+        if PEER in (ranks := runs.ranked("FID", sets)):
+            apart = runs.rank_difference("FID", BASE, PEER, sets)
+            each = [ranged(mean) for mean in (ranks[BASE], ranks[PEER], apart)]
+            n_sets = len(runs.values(GENERATION["FID"], [BASE], sets)[0])
+            rows.append([f"mean FID rank among {len(ranks)}, {what} ({n_sets})", *each])
+        whole, tstr_SRV = runs.values(GENERATION["TSTR"], [BASE, PEER], sets)
+        if whole:
+            base_SR, peer_SR = 100 * tstr_SRV[..., 0], 100 * tstr_SRV[..., 1]
+            each = [ranged(mean_interval(it)) for it in (base_SR, peer_SR, base_SR - peer_SR)]
+            rows.append([f"mean TSTR, %, {what} ({len(whole)})", *each])
+    return [*seeds_said(runs), *table(["", BASE, PEER, "difference"], rows)] if rows else []
+
+
+def representations(runs: Runs) -> list[str]:
+    """Everything else of every variant beside base's."""
+    rows = [
+        [v, *(difference(runs, metric, v) for metric in REPRESENTATION.values())]
+        for v in VARIANTS
+        if v != BASE
+    ]
+    title = ["### Representations, and what they cost", "", *seeds_said(runs)]
     return [*title, *table(["variant", *REPRESENTATION], rows), REPRESENTATION_NOTE, ""]
 
 
 REPRESENTATION_NOTE = """Times base's: reconstruction error (mean squared, of test series),
-perplexity of the codes of each band, seconds of training. Percentage points above base's: test
+perplexity of the codes of each band, CPU seconds of training. Percentage points above base's: test
 accuracy of the probes. Nothing here is corrected for multiple comparisons: read it as a
-description. Seconds are of one thread beside another worker."""
+description. Not all of it is of like things. Perplexity is left out where a variant has other
+numbers of codes than base. Probes see 256 numbers of latents, of one band 128, of the VAE 16; and
+as many frequencies of tokens as there are codes. Reconstructions are from twice as many tokens with
+residual codes, from 16 numbers with the VAE."""
 
 
-def each_set(found: Found) -> list[str]:
-    """FID and TSTR of every variant on every set."""
-    out = []
-    for title, key, floor, scale in (
-        ("FID", "fid", "fid_floor", 1),
-        ("TSTR, %", "tstr", "trtr", 100),
+def each_set(runs: Runs, budget: Budget) -> list[str]:
+    """FID and TSTR of every variant on every set; of all runs while no seed is whole."""
+    which = seeds_said(runs) if runs.seeds else [UNEQUAL, ""]
+    n, out = budget.n_generated, []
+    for title, key, real, scale in (
+        (f"FID of {n:,} generated series, each set", "fid", "fid_train", 1),
+        (
+            "FID at equal n, each set",
+            "fid_equal_n",
+            "fid_equal_n_floor",
+            1,
+        ),
+        ("TSTR, %, each set", "tstr", "trtr", 100),
     ):
-        rows = [[v, *(scored(found, s, v, key, scale) for s in SETS)] for v in VARIANTS]
-        rows += [["real series", *(scored(found, s, BASE, floor, scale) for s in SETS)]]
-        out += [f"### {title}, each set", "", *table(["variant", *SETS], rows)]
+        rows = [[v, *(scored(runs, s, v, key, scale) for s in SETS)] for v in VARIANTS]
+        rows += [["training series", *(scored_real(runs.found, s, real, scale) for s in SETS)]]
+        out += [f"### {title}", "", *which, *table(["variant", *SETS], rows)]
     return [*out, "Means over seeds ± standard deviations.", ""]
 
 
-def scored(found: Found, s: str, v: str, key: str, scale: float) -> str:
-    """Mean ± standard deviation over the seeds there are, and how many of them diverged."""
-    rows = [found[cell] for seed in SEEDS if (cell := Cell(s, v, seed)) in found]
+UNEQUAL = "What has been run so far, with unequal seeds: not to be compared."
+
+
+def scored(runs: Runs, s: str, v: str, key: str, scale: float) -> str:
+    """Mean ± standard deviation over seeds, and how many of them diverged."""
+    seeds = runs.seeds or SEEDS
+    rows = [runs.found[cell] for seed in seeds if (cell := Cell(s, v, seed)) in runs.found]
     numbers = [scale * row[key] for row in rows if "error" not in row]
     failed = f"{len(rows) - len(numbers)} diverged" if len(numbers) < len(rows) else ""
     if not numbers:
         return failed
     spread = f" ± {np.std(numbers, ddof=1):.2g}" if len(set(numbers)) > 1 else ""
     return f"{np.mean(numbers):.3g}{spread} {failed}".strip()
+
+
+def scored_real(found: Found, s: str, key: str, scale: float) -> str:
+    """What training series score: every run of a set says the same."""
+    rows = [row for cell, row in found.items() if cell.set == s and "error" not in row]
+    return f"{scale * rows[0][key]:.3g}" if rows else ""
 
 
 def plan(found: Found, budget: Budget) -> list[str]:
@@ -252,7 +183,8 @@ def plan(found: Found, budget: Budget) -> list[str]:
     sets = table(["set", "channels × length", "train / test", "what"], rows)
     changes = [[v, f"`{change(v)}`"] for v in VARIANTS if v != BASE]
     variants = table(["variant", "what differs from base"], changes)
-    return [*(f"- {name}: {fact}" for name, fact in facts.items()), "", *sets, *variants]
+    facts_said = [*(f"- {name}: {fact}" for name, fact in facts.items()), ""]
+    return [*facts_said, *sets, *variants, *codes(found)]
 
 
 def change(v: str) -> str:
@@ -264,22 +196,30 @@ def change(v: str) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
-def load(path: Path, budget: Budget) -> Found:
-    """The runs there are."""
-    # a worker may be at it: behind the last line end is half a row
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return finished([json.loads(line) for line in lines], budget)
+def codes(found: Found) -> list[str]:
+    """Numbers of codes, of base and of the variants that have others on some set."""
+    numbers: dict[str, dict[str, str]] = {v: {} for v in VARIANTS}
+    for cell, row in found.items():
+        if "error" not in row and row["config"]["vae"] is None:
+            each = row["config"]["tokenizer"]["n_codes"]
+            numbers[cell.variant][cell.set] = ", ".join(map(str, each))
+    base = numbers[BASE]
+    other = [v for v in VARIANTS if any(n != base.get(s, n) for s, n in numbers[v].items())]
+    rows = [[v, *(numbers[v].get(s, "") for s in SETS)] for v in (BASE, *other)]
+    return table(["codes of the low and the high band", *SETS], rows)
 
 
 def page(path: Path = RESULTS) -> list[str]:
     """docs/study.md between its marks."""
     budget = Budget()
-    found = load(path, budget)
-    if not found:
+    runs = load(path, budget)
+    if not runs.found:
         return NOTHING
-    title = [f"### {BASE} beside {PEER}", ""]
-    parts = [plan(found, budget), verdicts(found), generation(found), title, beside_peer(found)]
-    return [line for part in [*parts, representations(found), each_set(found)] for line in part]
+    parts = [plan(runs.found, budget), verdicts(runs)]
+    if runs.seeds:
+        title = [f"### {BASE} beside {PEER}", ""]
+        parts += [generation(runs), title, beside_peer(runs), representations(runs)]
+    return [line for part in [*parts, each_set(runs, budget)] for line in part]
 
 
 def summary(path: Path = RESULTS) -> list[str]:

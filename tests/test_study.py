@@ -1,39 +1,28 @@
-"""benchmarks/study*.py: what is run, by workers that die; what its numbers are said to mean."""
+"""benchmarks/study.py and study_plan.py: what is run, by workers that die."""
 
 import dataclasses
 import inspect
 import json
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_study_ledger import CELLS, TINY, row
 from ucr import folder
 
 import tsgen
 from tsgen import formats, metrics
-from tsgen.config import PRESETS, Preset
-from tsgen.fitting import model_config
+from tsgen.config import PRESETS, Preset, SslConfig
+from tsgen.data import Scaler
+from tsgen.fitting import model_config, train_config
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-import report  # noqa: E402
-import study  # noqa: E402
-import study_plan  # noqa: E402
-import study_report  # noqa: E402
-import study_stats  # noqa: E402
-from study_plan import SEEDS, SETS, VARIANTS, Budget, Cell, Ledger, cells, finished  # noqa: E402
-
-TINY = Budget(
-    steps=(2, 2), evaluations=1, most_train=20, most_test=15, n_generated=24, n_kernels=10
-)
-
-
-CELLS = cells()[:5]
-
+import study
+import study_compare
+import study_plan
+from study_plan import SEEDS, SETS, VARIANTS, Budget, Cell, Ledger, cells, finished
 
 CHANGED = {  # fields of the model's configuration, of every variant but the other preset
     **{name: set() for name, variant in VARIANTS.items() if "ssl" in variant.fit},
@@ -44,9 +33,18 @@ CHANGED = {  # fields of the model's configuration, of every variant but the oth
     "rotation gradient": {"gradient"},
     "flat alignment": {"band_alignment"},
     "mask keeps": {"mask_polarity"},
+    "residual blocks": {"n_resblocks"},
     "one band": {"bands", "token_width", "n_codes", "priors", "sampling"},
     "VAE": {"vae", "priors"},
 }
+
+
+def configured(name):
+    """The fields of a variant's model and tokenizer."""
+    preset, sizes = study_plan.preset(VARIANTS[name]), study_plan.sizes(VARIANTS[name])
+    x = np.zeros((300, 1, 128), np.float32)
+    config = model_config(x, None, preset, sizes, sizes.pop("family", "vq")).to_dict()
+    return config | config.pop("tokenizer")
 
 
 class TestPlan:
@@ -74,17 +72,27 @@ class TestPlan:
 
     @pytest.mark.parametrize(("name", "fields"), CHANGED.items())
     def test_one_factor_changes_and_nothing_else(self, name, fields):
-        def plain(variant):
-            how = dict(variant.fit)
-            how.pop("ssl", None)
-            family = how.pop("family", "vq")
-            preset = dataclasses.replace(PRESETS["base"], **variant.preset)
-            x = np.zeros((300, 1, 128), np.float32)
-            config = model_config(x, None, preset, how, family).to_dict()
-            return config | config.pop("tokenizer")
-
-        base, changed = plain(VARIANTS["base"]), plain(VARIANTS[name])
+        base, changed = configured("base"), configured(name)
         assert {field for field in base if base[field] != changed[field]} == fields
+
+    @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "base"])
+    def test_training_is_the_same_but_for_self_supervision(self, name):
+        base, changed = (
+            train_config(study_plan.training(Cell("CBF", variant, 0), Budget()))
+            for variant in ("base", name)
+        )
+        ssl = VARIANTS[name].fit.get("ssl")
+        assert changed == dataclasses.replace(base, ssl=SslConfig(**ssl) if ssl else None)
+        assert (changed != base) == (ssl is not None)
+
+    def test_perplexity_is_compared_where_there_are_as_many_codes(self):
+        def codes(name):
+            config = configured(name)
+            depth = config["n_quantisers"] if config["codebook"] == "residual" else 1
+            return None if config["vae"] else (config["n_codes"], depth)
+
+        other = {name for name in VARIANTS if codes(name) != codes("base")}
+        assert set(study_compare.OTHER_CODES) == other
 
     @pytest.mark.parametrize("name", SETS)
     def test_sets_are_there(self, name):
@@ -95,92 +103,27 @@ class TestPlan:
         texts = {json.dumps(study_plan.settings(Cell("CBF", v, 0), b)) for v, b in every}
         assert len(texts) == len(every)
 
+    @pytest.mark.parametrize("name", ["base", "flat alignment", "timevqvae"])
+    def test_rows_from_before_a_preset_changed_do_not_count(self, name, monkeypatch):
+        cell = Cell("CBF", name, 0)
+        before = row(cell)
+        assert finished([before], Budget()) == {cell: before}
+        own = "timevqvae" if name == "timevqvae" else "base"
+        changed = dataclasses.replace(PRESETS[own], tokenizer={"hidden_dim": 64})
+        monkeypatch.setitem(PRESETS, own, changed)
+        assert finished([before], Budget()) == {}
 
-def row(cell, budget=None, **values):
-    plain = study_plan.settings(cell, budget or Budget())
-    return {**cell._asdict(), "settings": plain, **values}
-
-
-WORKER = """
-import sys
-sys.path.append({benchmarks!r})
-from pathlib import Path
-from study_plan import Budget, Ledger, cells, settings
-ledger = Ledger(Path({path!r}))
-for cell in ledger.left(cells()[:40], Budget()):
-    ledger.append({{**cell._asdict(), "settings": settings(cell, Budget()), "pad": "x" * 5000}})
-"""
-HOLDER = """
-import sys, time
-sys.path.append({benchmarks!r})
-from pathlib import Path
-from study_plan import Budget, Ledger, cells
-for cell in Ledger(Path({path!r})).left(cells()[:5], Budget()):
-    print(*cell, sep="|", flush=True)
-    time.sleep(60)
-"""
-
-
-def process(text, path, **how):
-    code = text.format(benchmarks=str(BENCHMARKS), path=str(path))
-    return subprocess.Popen([sys.executable, "-c", code], text=True, **how)
+    def test_nor_from_before_a_default_of_training_changed(self, monkeypatch):
+        before = row(CELLS[0])
+        assert before["settings"]["training"]["clip"] == 1
+        monkeypatch.setattr(study_plan, "train_config", lambda how: train_config(how | {"clip": 2}))
+        assert finished([before], Budget()) == {}
 
 
 @pytest.fixture
 def ledger(tmp_path):
     with Ledger(tmp_path / "study.jsonl") as ledger:
         yield ledger
-
-
-class TestLedger:
-    def test_rows_come_back(self, tmp_path):
-        rows = [row(cell, fid=float(i)) for i, cell in enumerate(CELLS)]
-        with Ledger(tmp_path / "a" / "study.jsonl") as ledger:
-            for one in rows:
-                ledger.append(one)
-            assert ledger.rows() == rows
-        with Ledger(tmp_path / "a" / "study.jsonl") as ledger:
-            assert ledger.rows() == rows
-
-    @pytest.mark.parametrize("half", ['{"set": "CB', '{"set": "CBF"}', "\xe9"])
-    def test_half_a_row_is_none_and_goes(self, ledger, half):
-        path = Path(ledger.file.name)
-        ledger.append(row(CELLS[0]))
-        with path.open("ab") as file:
-            file.write(half.encode("latin-1"))
-        assert ledger.rows() == [row(CELLS[0])]
-        ledger.append(row(CELLS[1]))
-        assert ledger.rows() == [row(CELLS[0]), row(CELLS[1])]
-        assert path.read_text().count("\n") == 2
-
-    def test_what_is_done_is_left_out(self, ledger):
-        ledger.append(row(CELLS[1]))
-        ledger.append(row(CELLS[2], TINY))  # with another budget: it does not count
-        assert list(ledger.left(CELLS, Budget())) == [CELLS[0], *CELLS[2:]]
-
-    def test_two_rows_of_a_run(self):
-        with pytest.raises(ValueError, match="got two"):
-            finished([row(CELLS[0]), row(CELLS[0])], Budget())
-
-    def test_unknown_variants_do_not_count(self):
-        gone = row(CELLS[0]) | {"variant": "one that was dropped"}
-        assert finished([gone, row(CELLS[1])], Budget()) == {CELLS[1]: row(CELLS[1])}
-
-    def test_workers_share_the_runs(self, ledger):
-        workers = [process(WORKER, ledger.file.name) for _ in range(3)]
-        assert [worker.wait(60) for worker in workers] == [0, 0, 0]
-        assert set(finished(ledger.rows(), Budget())) == set(cells()[:40])
-
-    def test_a_dead_worker_holds_nothing(self, ledger):
-        worker = process(HOLDER, ledger.file.name, stdout=subprocess.PIPE)
-        try:
-            assert worker.stdout.readline().strip() == "|".join(map(str, CELLS[0]))
-            assert list(ledger.left(CELLS, Budget())) == CELLS[1:]
-        finally:
-            worker.send_signal(signal.SIGKILL)
-            worker.wait(60)
-            worker.stdout.close()
-        assert list(ledger.left(CELLS, Budget())) == CELLS
 
 
 @pytest.fixture(scope="module")
@@ -215,13 +158,14 @@ class TestRuns:
             assert set(one["seconds"]) == ({"vae"} if vae else {"tokenizer", "prior_0", "prior_1"})
             assert {"cpu", "torch", "tsgen", "commit", "date"} <= set(one["machine"])
             assert (one["n_train"], one["n_test"], one["shape"]) == (20, 15, [1, 24])
-            assert all(one[key] > 0 for key in ("fid", "fid_floor", "reconstruction", "trtr"))
+            fids = ("fid", "fid_train", "fid_equal_n", "fid_equal_n_floor")
+            assert all(one[key] > 0 for key in (*fids, "reconstruction", "trtr", "cpu_seconds"))
             assert 0 <= one["tstr"] <= 1
             assert "linear_latents" in one["probes"]
             assert ("perplexity_1" in one["probes"]) != vae
         assert [one["config"]["mask_polarity"] for one in done] == ["mask", "keep", "mask"]
         assert done[0]["fid"] != done[1]["fid"]
-        assert done[0]["fid_floor"] == done[1]["fid_floor"]
+        assert done[0]["fid_train"] == done[1]["fid_train"]
         assert done[0]["reconstruction"] == done[1]["reconstruction"]  # stage 1 is the same
 
     def test_again_is_the_same(self, done, data_folder, ledger):
@@ -233,15 +177,61 @@ class TestRuns:
     def test_scores_are_those_of_the_library(self, data_folder):
         data = study.read(data_folder / "GunPoint", TINY)
         model = tsgen.fit(data.x_train, data.y_train, steps=(1, 1), batch_size=8, progress=False)
-        found = study.scores(model, data, 3, dataclasses.replace(TINY, subsamples=1))
-        y = np.resize(data.y_train[np.random.default_rng(3).permutation(20)], 24)
+        y = study.classes(data, 3, TINY)
+        np.testing.assert_array_equal(
+            y, np.resize(data.y_train[np.random.default_rng(3).permutation(20)], 24)
+        )
         x = model.generate(24, label=y, seed=3)
+        found = study.scores(x, y, data, dataclasses.replace(TINY, subsamples=1))
         parts = (data.x_train, data.y_train, data.x_test, data.y_test)
         expected = metrics.evaluate(x, y, *parts, n_kernels=10, seed=0)
-        assert found["fid"] == expected["fid"].value
-        assert found["fid_floor"] == expected["fid"].floor
+        assert found["fid_equal_n"] == expected["fid"].value
+        assert found["fid_equal_n_floor"] == expected["fid"].floor
         assert found["tstr"] == expected["tstr"].value
         assert found["trtr"] == expected["tstr"].floor
+        # of all series, in the same features, standardised in the same way
+        kept = np.sort(np.random.default_rng(0).permutation(24)[:20])
+        subsample = study.scores(x[kept], y[kept], data, TINY)
+        assert subsample["fid"] == pytest.approx(found["fid_equal_n"], rel=1e-9)
+        assert found["fid"] != found["fid_equal_n"]
+        assert found["fid_train"] == expected["fid"].floor
+
+    def test_series_are_kept_where_one_asks_for_them(self, done, data_folder, ledger, tmp_path):
+        cell = Cell("GunPoint", "mask keeps", 0)
+        assert study.work(ledger, [cell], data_folder, TINY, tmp_path / "series") == 0
+        (path,) = (tmp_path / "series").iterdir()
+        assert path.name == "GunPoint-mask_keeps-0.npy"
+        x = np.load(path)
+        assert (x.dtype, x.shape) == (np.float16, (24, 1, 24))
+        data = study.read(data_folder / "GunPoint", TINY)
+        again = study.scores(x, study.classes(data, 0, TINY), data, TINY)
+        assert again["fid"] == pytest.approx(ledger.rows()[0]["fid"], rel=0.02)
+        for other in cells():
+            study.keep(x[:1, :, :1], other, tmp_path / "all")
+        assert len(list((tmp_path / "all").iterdir())) == len(cells())
+
+    def test_enormous_series_are_a_result(self, data_folder, ledger, monkeypatch):
+        """Finite in the model, not in the data's units: with a row they are not tried again."""
+        train = study.trained
+
+        def trained(*args):
+            model, seconds = train(*args)
+            model.scaler = Scaler((3.4e38,), (3e38,))
+            return model, seconds
+
+        monkeypatch.setattr(study, "trained", trained)
+        cell = Cell("GunPoint", "base", 0)
+        assert study.work(ledger, [cell], data_folder, TINY) == 0
+        assert "generated series: x: wanted values" in ledger.rows()[0]["error"]
+        assert not list(ledger.left([cell], TINY))
+
+    @pytest.mark.parametrize("largest", [1e37, 3e38])
+    def test_and_those_that_are_only_just_not_have_scores(self, data_folder, largest):
+        data = study.read(data_folder / "GunPoint", TINY)
+        x = np.random.default_rng(0).uniform(-largest, largest, (24, 1, 24)).astype(np.float32)
+        found = study.scores(x, study.classes(data, 0, TINY), data, TINY)
+        assert np.isfinite(list(found.values())).all()
+        study.keep(x, Cell("GunPoint", "base", 0), data_folder / "series")
 
     def test_large_sets_are_drawn_from(self, data_folder):
         data, again = (study.read(data_folder / "GunPoint", TINY) for _ in range(2))
@@ -287,82 +277,3 @@ class TestRuns:
         hours = (n - 1) * one["total_seconds"] / 3600
         rest = f"the rest takes about {hours:.1f} worker hours"
         assert count == f"1 of {n} runs are done; {rest}"
-
-
-def written(path, effects, skip=()):
-    """Results in which variants differ from base by these effects on log FID, and by noise."""
-    rng, rows = np.random.default_rng(0), []
-    machine = {"cpu": "x", "torch": "y", "date": "2026-01-01", "commit": "z"}
-    facts = {"machine": machine, "n_train": 20, "n_test": 30, "shape": [1, 24]}
-    for cell in cells():
-        noise, effect = rng.normal(0, 0.1), effects.get(cell.variant, 0)
-        scores = {"fid": float(np.exp(effect + noise)), "fid_floor": 0.2, "trtr": 0.9}
-        scores |= {"tstr": 0.8 - (effect + noise) / 10, "reconstruction": 0.1}
-        scores |= {"probes": {"linear_latents": {"value": 0.5}}, "seconds": {"tokenizer": 1.0}}
-        rows.append(row(cell, **facts, **{"error": "no finite loss"} if cell in skip else scores))
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    return path
-
-
-@pytest.fixture
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(study_stats, "RESAMPLES", 300)
-
-
-@pytest.mark.usefixtures("few_resamples")
-class TestReport:
-    def test_nothing_yet(self, tmp_path):
-        assert study_report.page(tmp_path / "none.jsonl") == study_report.NOTHING
-        assert study_report.summary(tmp_path / "none.jsonl") == []
-
-    def test_other_settings_are_nothing(self, done, tmp_path):
-        path = tmp_path / "study.jsonl"
-        path.write_text("".join(json.dumps(one) + "\n" for one in done))
-        assert study_report.page(path) == study_report.NOTHING
-
-    def test_says_what_is_decided_and_what_is_not(self, tmp_path):
-        skip = [Cell("CBF", "BYOL", 1)]
-        path = written(tmp_path / "s.jsonl", {"timevqvae": 1.0, "FSQ": -0.5, "VICReg": 0.01}, skip)
-        lines = study_report.page(path)
-        fid = next(line for line in lines if line.startswith("- FID: better"))
-        assert fid.startswith("- FID: better than base: FSQ; worse than base: timevqvae; undecided")
-        assert "VICReg" in fid.split("undecided")[1]
-        tstr = next(line for line in lines if line.startswith("- TSTR: better"))
-        assert tstr.startswith("- TSTR: better than base: FSQ; worse than base: timevqvae;")
-        text = "\n".join(lines)
-        assert f"- runs: {len(cells())} of {len(cells())}, 1 diverged" in text
-        byol = [line for line in lines if line.startswith("| BYOL")]
-        assert "| 11, 1 diverged |" in byol[1]
-        assert "1 diverged" in byol[3]
-        peer = next(line for line in lines if line.startswith("| mean FID rank among 16"))
-        base, other, difference = (float(cell.split()[0]) for cell in peer.split("|")[2:5])
-        assert base - other == pytest.approx(difference, abs=0.11)
-        assert other == 16
-        assert peer in study_report.summary(path)
-
-    def test_a_variant_without_a_whole_set_is_a_comparison_too(self, tmp_path):
-        skip = [cell for cell in cells() if cell.variant == "BYOL"]
-        found = study_report.load(written(tmp_path / "s.jsonl", {"FSQ": -0.5}, skip), Budget())
-        p = study_report.tested(found, study_report.GENERATION["FID"])
-        assert "BYOL" not in p
-        assert p["FSQ"] == pytest.approx((len(VARIANTS) - 1) * 2 / 2 ** len(SETS))
-
-    def test_ratios_and_points(self, tmp_path):
-        lines = study_report.page(written(tmp_path / "s.jsonl", {"timevqvae": 1.0}))
-        _, peer, *_ = (line for line in lines if line.startswith("| timevqvae"))
-        assert float(peer.split("|")[2].split()[0]) == pytest.approx(np.e, rel=0.1)
-        assert float(peer.split("|")[4].split()[0]) == pytest.approx(-10, abs=1)
-
-    def test_half_done(self, tmp_path):
-        path = written(tmp_path / "s.jsonl", {})
-        half = path.read_text().splitlines(keepends=True)[: len(SETS) * len(VARIANTS) + 100]
-        path.write_text("".join([*half, '{"set": "CB']))
-        text = "\n".join(study_report.page(path))
-        assert f"- runs: {len(half)} of {len(cells())}" in text
-        assert "nothing to compare yet" in text
-
-    def test_is_in_its_page(self, tmp_path, monkeypatch):
-        page = tmp_path / "study.md"
-        page.write_text("a\n<!-- results -->\nold\n<!-- /results -->\nb\n")
-        text = report.between_marks(page, ["new", ""])
-        assert text == "a\n<!-- results -->\nnew\n<!-- /results -->\nb\n"

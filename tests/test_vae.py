@@ -1,5 +1,6 @@
 """The continuous family: its bound against the definitions, and the model around it."""
 
+import dataclasses
 import json
 import math
 
@@ -259,7 +260,7 @@ class TestTraining:
         }
         made = tsgen.fit(X, y, preset=TINY, family="vae", **how)
         log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in log] == [20, 40, 60, 80, 100, 120]
+        assert [row["step"] for row in log] == [30, 60, 90, 120, 150, 180]  # and two bands' priors
         assert log[-1]["validation"] < log[0]["validation"] - 0.1
         assert {"reconstruction", "kl"} <= set(log[0])
         assert_same_weights(made, tsgen.load(tmp_path))
@@ -281,6 +282,19 @@ class TestTraining:
         drawn = again.generate(3, seed=1)
         assert drawn.shape == (3, 1, 16)
         np.testing.assert_array_equal(drawn, made.generate(3, seed=1))
+
+    @pytest.mark.parametrize(("bands", "steps"), [(1, 5 + 3), (2, 5 + 3 + 3)])
+    def test_has_as_many_steps_as_a_tokenizer_and_its_priors(self, bands, steps, tmp_path):
+        X, _ = series(8, 16)
+        preset = dataclasses.replace(TINY, tokenizer={"hidden_dim": 16})
+        totals = {}
+        for family in ("vae", "vq"):
+            out = tmp_path / family
+            tsgen.fit(X, preset=preset, family=family, bands=bands, steps=(5, 3), out=out)
+            lines = (out / "metrics.jsonl").read_text().splitlines()
+            last = {row["stage"]: row["step"] for row in map(json.loads, lines)}
+            totals[family] = sum(last.values())
+        assert totals == {"vae": steps, "vq": steps}
 
     def test_takes_batches_of_one_series(self):
         X, y = series(170, 16)  # 17 of them are held out

@@ -20,6 +20,7 @@ def vae_stage(run: Run) -> Stage:
     vae = run.network.vae
     vae.see(run.y_train)
     compiled = run.whole(vae)
+    of_tokenizer, of_prior = run.config.steps
 
     def loss(index: Tensor) -> tuple[Tensor, Callable[[], dict[str, float]]]:
         out: Elbo = compiled(run.x_train[run.sent(index)], *given(run, run.y_train[index]))
@@ -41,7 +42,7 @@ def vae_stage(run: Run) -> Stage:
         validate if len(run.x_valid) else None,
         ema=True,
         learning_rate=run.config.learning_rate[0],
-        steps=sum(run.config.steps),
+        steps=of_tokenizer + run.network.config.tokenizer.bands * of_prior,
         share=1.0,
     )
 

@@ -38,7 +38,7 @@ CALIBRATION_STEPS = 20  # after which a budget in minutes becomes one in steps
 class TrainConfig:
     """How to train. Pairs are for stage 1, the tokenizer, and stage 2, the prior.
 
-    A vae has one stage, with the steps of both and the first learning rate.
+    A vae has one stage: steps of the tokenizer and of each band's prior, the first learning rate.
     """
 
     steps: tuple[int, int] = (2000, 1500)

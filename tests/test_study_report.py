@@ -1,0 +1,219 @@
+"""benchmarks/study_report.py and study_compare.py: what the study's numbers are said to mean."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_study_ledger import TINY, row
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import report
+import study_compare
+import study_report
+from study_plan import SEEDS, SEEN, SETS, VARIANTS, Budget, Cell, cells
+
+A_SEED = len(SETS) * len(VARIANTS)  # runs
+CODES = {"FSQ": [64, 64], "one band": [128], "timevqvae": [1024, 1024]}
+
+
+def made(cell, effect, noise):
+    """What a run is said to have scored."""
+    codes = CODES.get(cell.variant, [32, 64])
+    scores = {"fid": float(np.exp(effect + noise)), "fid_train": 0.2, "trtr": 0.9}
+    scores |= {"fid_equal_n": 2.5, "fid_equal_n_floor": 0.4}
+    scores |= {"tstr": 0.8 - (effect + noise) / 10, "reconstruction": 0.1, "cpu_seconds": 7.0}
+    scores |= {"probes": {"linear_latents": {"value": 0.5}, "perplexity_0": {"value": 9.0}}}
+    return scores | {"config": {"vae": None, "tokenizer": {"n_codes": codes}}}
+
+
+def written(path, effects, skip=(), wanted=None):
+    """Results in which variants differ from base by these effects on log FID, and by noise."""
+    rng, rows = np.random.default_rng(1), []
+    machine = {"cpu": "x", "torch": "y", "date": "2026-01-01", "commit": "z"}
+    facts = {"machine": machine, "n_train": 20, "n_test": 30, "shape": [1, 24]}
+    for cell in wanted or cells():
+        scores = made(cell, effects.get(cell.variant, 0), rng.normal(0, 0.1))
+        rows.append(row(cell, **facts, **{"error": "no finite loss"} if cell in skip else scores))
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return path
+
+
+def under(lines, title):
+    """The lines of a part of the page."""
+    first = lines.index(title) + 1
+    ends = [i for i in range(first, len(lines)) if lines[i].startswith("###")]
+    return lines[first : min(ends, default=len(lines))]
+
+
+def cells_of(lines, start):
+    """What stands in the row of a table that starts so."""
+    (line,) = (line for line in lines if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+class TestNothing:
+    def test_without_a_file_or_rows(self, tmp_path):
+        for path in (tmp_path / "none.jsonl", tmp_path / "empty.jsonl"):
+            assert study_report.page(path) == study_report.NOTHING
+            assert study_report.summary(path) == []
+            (tmp_path / "empty.jsonl").touch()
+
+    def test_of_other_settings(self, tmp_path):
+        path = tmp_path / "study.jsonl"
+        path.write_text(json.dumps(row(cells()[0], TINY)) + "\n")
+        assert study_report.page(path) == study_report.NOTHING
+
+    def test_seeds_of_different_models_are_refused(self, tmp_path):
+        path = written(tmp_path / "s.jsonl", {})
+        first, *rest = path.read_text().splitlines()
+        other = json.loads(first)
+        other["config"]["tokenizer"]["n_codes"] = [64, 64]
+        path.write_text("\n".join([json.dumps(other), *rest, ""]))
+        with pytest.raises(ValueError, match="the same config for all seeds of CBF, base"):
+            study_report.page(path)
+
+
+class TestComplete:
+    def test_says_what_is_decided_and_what_is_not(self, tmp_path):
+        skip = [Cell("CBF", "BYOL", 1), Cell("CBF", "BYOL", 2)]
+        path = written(tmp_path / "s.jsonl", {"timevqvae": 1.0, "FSQ": -0.5, "VICReg": 0.01}, skip)
+        lines = study_report.page(path)
+        fid = next(line for line in lines if line.startswith("- FID: better"))
+        assert fid.startswith("- FID: better than base: FSQ; worse than base: timevqvae; undecided")
+        assert "VICReg" in fid.split("undecided")[1]
+        tstr = next(line for line in lines if line.startswith("- TSTR: better"))
+        assert tstr.startswith("- TSTR: better than base: FSQ; worse than base: timevqvae;")
+        assert f"- runs: {len(cells())} of {len(cells())}, 2 diverged" in lines
+        assert lines.count("Seeds 0, 1, 2 of 0, 1, 2.") == 6
+        part = under(lines, "### Generated series")
+        assert cells_of(part, "variant")[1:5:2] == [
+            "FID, times base's",
+            "TSTR, points above base's",
+        ]
+        assert cells_of(part, "BYOL")[5:7] == ["11", "2"]  # sets, runs
+        assert "2 diverged" in cells_of(under(lines, "### TSTR, %, each set"), "BYOL")[1]
+
+    def test_base_beside_its_peer(self, tmp_path):
+        skip = [Cell("CBF", "BYOL", 1)]
+        path = written(tmp_path / "s.jsonl", {"timevqvae": 1.0}, skip)
+        part = under(study_report.page(path), "### base beside timevqvae")
+        peer = cells_of(part, "mean FID rank among 16, all sets (12)")
+        base, other, difference = (float(cell.split()[0]) for cell in peer[1:])
+        assert base - other == pytest.approx(difference, abs=0.11)
+        assert other == 16
+        # CBF is not one of those where nothing had been looked at: BYOL is ranked again
+        assert "CBF" in SEEN
+        new = cells_of(part, "mean FID rank among 17, sets not looked at before (6)")
+        assert new[2] == "17.0 (17.0 to 17.0)"
+        tstr = cells_of(part, "mean TSTR, %, sets not looked at before (6)")
+        assert float(tstr[3].split()[0]) == pytest.approx(10, abs=1)
+        assert part[1:] == study_report.summary(path)[2:]
+
+    def test_ratios_and_points(self, tmp_path):
+        lines = study_report.page(written(tmp_path / "s.jsonl", {"timevqvae": 1.0}))
+        peer = cells_of(under(lines, "### Generated series"), "timevqvae")
+        assert float(peer[1].split()[0]) == pytest.approx(np.e, rel=0.1)
+        assert float(peer[3].split()[0]) == pytest.approx(-10, abs=1)
+
+    def test_a_variant_without_a_whole_set_is_a_comparison_too(self, tmp_path):
+        skip = [cell for cell in cells() if cell.variant == "BYOL"]
+        path = written(tmp_path / "s.jsonl", {"FSQ": -0.5}, skip)
+        runs = study_compare.load(path, Budget())
+        p = runs.tested(study_compare.GENERATION["FID"])
+        assert "BYOL" not in p
+        assert p["FSQ"] == pytest.approx((len(VARIANTS) - 1) * 2 / 2 ** len(SETS))
+        byol = cells_of(under(study_report.page(path), "### Generated series"), "BYOL")
+        assert byol == ["BYOL", "", "", "", "", "0", str(len(SETS) * len(SEEDS)), "", ""]
+
+    def test_few_sets_have_no_interval(self, tmp_path):
+        skip = [Cell(s, "BYOL", 0) for s in list(SETS)[:7]]
+        part = under(
+            study_report.page(written(tmp_path / "s.jsonl", {}, skip)), "### Generated series"
+        )
+        assert "to" in cells_of(part, "VICReg")[1]
+        assert "to" not in cells_of(part, "BYOL")[1]
+
+    def test_unlike_numbers_are_left_out(self, tmp_path):
+        lines = study_report.page(written(tmp_path / "s.jsonl", {}))
+        part = under(lines, "### Representations, and what they cost")
+        low = cells_of(part, "variant").index("perplexity, low")
+        assert cells_of(part, "BYOL")[low] == "1.00 (1.00 to 1.00)"
+        assert {cells_of(part, v)[low] for v in study_compare.OTHER_CODES} == {""}
+
+    def test_numbers_of_codes_are_those_of_the_models(self, tmp_path):
+        lines = study_report.page(written(tmp_path / "s.jsonl", {}))
+        first = next(i for i, line in enumerate(lines) if line.startswith("| codes of the low"))
+        rows = [line.split("|")[1:3] for line in lines[first + 2 : first + 6]]
+        assert [[cell.strip() for cell in one] for one in rows] == [
+            ["base", "32, 64"],
+            ["FSQ", "64, 64"],
+            ["one band", "128"],
+            ["timevqvae", "1024, 1024"],
+        ]
+        assert lines[first + 6] == ""
+
+
+class TestPartly:
+    @pytest.mark.parametrize("n", [1, 5, A_SEED - 1])
+    def test_no_whole_seed(self, tmp_path, n):
+        path = written(tmp_path / "s.jsonl", {}, wanted=cells()[:n])
+        with path.open("a") as file:
+            file.write('{"set": "CB')
+        lines = study_report.page(path)
+        text = "\n".join(lines)
+        assert f"- runs: {n} of {len(cells())}" in text
+        assert "nothing is compared yet" in text
+        assert lines.count(study_report.UNEQUAL) == 3
+        assert "times base's" not in text
+        assert "Decided" not in text
+        assert cells_of(under(lines, "### TSTR, %, each set"), "training series")[1] == "90"
+        assert study_report.summary(path) == []
+
+    def test_unequal_seeds_of_one_set_are_shown_and_not_compared(self, tmp_path):
+        wanted = [Cell("CBF", "base", seed) for seed in SEEDS] + [Cell("CBF", "BYOL", 0)]
+        part = study_report.page(written(tmp_path / "s.jsonl", {}, wanted=wanted))
+        fid = under(part, "### FID of 1,000 generated series, each set")
+        assert fid[1] == study_report.UNEQUAL
+        assert "±" in cells_of(fid, "base")[1]
+        assert "±" not in cells_of(fid, "BYOL")[1]
+
+    def test_one_seed_and_part_of_the_next(self, tmp_path):
+        """All of the page is of the seed that is whole."""
+        effects = {"timevqvae": 1.0}
+        whole = written(tmp_path / "whole.jsonl", effects, wanted=cells()[:A_SEED])
+        more = written(tmp_path / "more.jsonl", effects, wanted=cells()[: A_SEED + 100])
+        lines, other = study_report.page(more), study_report.page(whole)
+        assert lines.count("Seeds 0 of 0, 1, 2.") == 6
+        first = lines.index("### Generated series")
+        assert lines[first:] == other[other.index("### Generated series") :]
+        text = "\n".join(lines)
+        assert study_report.EARLY in text
+        assert study_report.ONE_SEED in text
+        assert "Decided" not in text
+        assert "| p |" not in text
+        assert "to" in cells_of(under(lines, "### Generated series"), "timevqvae")[1]
+        assert "Seeds 0 of 0, 1, 2." in study_report.summary(more)
+
+    def test_two_seeds(self, tmp_path):
+        wanted = [cell for cell in cells() if cell.seed != 1]
+        lines = study_report.page(written(tmp_path / "s.jsonl", {}, wanted=wanted))
+        assert lines.count("Seeds 0, 2 of 0, 1, 2.") == 6
+        assert study_report.EARLY in lines
+        assert study_report.ONE_SEED not in lines
+
+    def test_a_set_that_is_half_done_keeps_its_seed_out(self, tmp_path):
+        missing = [Cell("Crop", "VAE", 1), Cell("Crop", "VAE", 2)]
+        wanted = [cell for cell in cells() if cell not in missing]
+        lines = study_report.page(written(tmp_path / "s.jsonl", {}, wanted=wanted))
+        assert lines.count("Seeds 0 of 0, 1, 2.") == 6
+        assert "±" not in "".join(cells_of(under(lines, "### TSTR, %, each set"), "base"))
+
+
+def test_is_in_its_page(tmp_path):
+    page = tmp_path / "study.md"
+    page.write_text("a\n<!-- results -->\nold\n<!-- /results -->\nb\n")
+    text = report.between_marks(page, ["new", ""])
+    assert text == "a\n<!-- results -->\nnew\n<!-- /results -->\nb\n"
