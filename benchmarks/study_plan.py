@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from tsgen.config import PRESETS, Preset, SslConfig
-from tsgen.fitting import train_config
+from tsgen.fitting import model_config, train_config
 
 RESULTS = Path(__file__).parent / "results" / "study.jsonl"
 
@@ -132,13 +134,18 @@ def sizes(variant: Variant) -> dict[str, Any]:
 def settings(cell: Cell, budget: Budget) -> dict[str, Any]:
     """What a run is run with, as it reads back from JSON: rows with other settings do not count.
 
-    Presets and the defaults of training are in it, so rows from before a change of them do not.
+    Presets and the defaults of training and of models are in it, the latter by the model of one
+    shape of data: rows from before a change of them do not count either.
     """
     variant = VARIANTS[cell.variant]
+    how = sizes(variant)
+    family = how.pop("family", "vq")
+    model = model_config(np.zeros((500, 1, 128), np.float32), None, preset(variant), how, family)
     plain = {
         "budget": vars(budget),
         "variant": vars(variant),
         "preset": dataclasses.asdict(preset(variant)),
+        "model": model.to_dict(),
         "training": dataclasses.asdict(train_config(training(cell, budget))),
     }
     return dict(json.loads(json.dumps(plain)))

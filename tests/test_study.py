@@ -12,10 +12,10 @@ from test_study_ledger import CELLS, TINY, row
 from ucr import folder
 
 import tsgen
-from tsgen import formats, metrics
+from tsgen import fitting, formats, metrics
 from tsgen.config import PRESETS, Preset, SslConfig
 from tsgen.data import Scaler
-from tsgen.fitting import model_config, train_config
+from tsgen.fitting import model_config, tokenizer_config, train_config
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -111,6 +111,16 @@ class TestPlan:
         own = "timevqvae" if name == "timevqvae" else "base"
         changed = dataclasses.replace(PRESETS[own], tokenizer={"hidden_dim": 64})
         monkeypatch.setitem(PRESETS, own, changed)
+        assert finished([before], Budget()) == {}
+
+    def test_nor_from_before_a_default_of_models_changed(self, monkeypatch):
+        before = row(CELLS[0])
+        assert before["settings"]["model"]["tokenizer"]["dropout"] == 0.3
+
+        def changed(shape, preset, how):
+            return dataclasses.replace(tokenizer_config(shape, preset, how), dropout=0.2)
+
+        monkeypatch.setattr(fitting, "tokenizer_config", changed)
         assert finished([before], Budget()) == {}
 
     def test_nor_from_before_a_default_of_training_changed(self, monkeypatch):
