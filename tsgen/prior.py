@@ -51,22 +51,41 @@ class Context(nn.Module):
     def forward(self, low_BM: Tensor, weight_DE: Tensor) -> Tensor:
         """(B, N, D) for the N places of the high band, from all M tokens of the low one.
 
-        weight_DE: the linear map that comes next, taken in one with the last convolution
+        weight_DE: the linear map that comes next
         """
         x_BME = dropped(F.embedding(low_BM, self.embed()), self.dropout, self.training)
         if self.depth > 1:  # what stands at a place is the sum of its tokens
             x_BME = x_BME.unflatten(1, (self.depth, -1)).sum(1)
-        (B, M, _), (rows, width) = x_BME.shape, self.grid
-        if not self.aligned:
-            return self.convolved(x_BME, rows * width, weight_DE).mT
-        maps = self.convolved(x_BME, M, weight_DE).view(B, rows, -1, self.finer, M)
-        # (low token, place within it) is time; a ratio that is not whole repeats a place or two
-        x_BRDW = maps.mT.reshape(B, -1, M * self.finer)
-        x_BRDW = F.interpolate(x_BRDW, size=width, mode="nearest").view(B, rows, -1, width)
-        return x_BRDW.mT.reshape(B, rows * width, -1)
+        if self.aligned:
+            return self.mapped(x_BME, weight_DE)
+        return self.convolved(x_BME, self.grid[0] * self.grid[1], weight_DE).mT
 
-    def convolved(self, x_BME: Tensor, width: int, weight_DE: Tensor) -> Tensor:
-        """Both convolutions of the tokens stretched over `width` places: (B, maps of D, width).
+    def mapped(self, x_BME: Tensor, weight_DE: Tensor) -> Tensor:
+        """Both convolutions of the tokens, and to each place of the high band its own map: (B, N, D).
+
+        Tokens are few and maps many: what can be done to tokens is not done to the maps' weights.
+        """
+        (B, M, _), (rows, width) = x_BME.shape, self.grid
+        h_BMF, gain_F, shift_F = self.first(x_BME, M)
+        maps = self.convolution(h_BMF * gain_F + shift_F, self.conv_out.weight)
+        maps_BMREP = (maps + self.conv_out.bias).view(B, M, rows, -1, self.finer)
+        # (low token, place within it) is time; a ratio that is not whole repeats a place or two
+        x_BRXD = F.linear(maps_BMREP.permute(0, 2, 1, 4, 3).flatten(2, 3), weight_DE)
+        source_W = stretched(x_BRXD.shape[2], width).to(x_BME.device, non_blocking=True)
+        return x_BRXD.index_select(2, source_W).flatten(1, 2)
+
+    def convolution(self, h_BNF: Tensor, weight: Tensor) -> Tensor:
+        """(B, N, maps) by weights (maps, F, taps), without a bias."""
+        (dilation,), size = self.conv_out.dilation, weight.shape[2]
+        if dispatch.by_gpu_kernel("sum_taps", h_BNF):
+            return F.linear(around(h_BNF, size, dilation), weight.mT.flatten(1))
+        # in two dims: there PyTorch's convolutions take channels as the innermost one
+        maps = F.conv2d(h_BNF.mT[:, :, None], weight[:, :, None], None, 1, "same", dilation)
+        return maps[:, :, 0].mT
+
+    def first(self, x_BME: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """conv_in and GELU of the tokens stretched over `width` places: (B, width, 2E); and the
+        norm's gain and shift.
 
         A token that stands at many places is multiplied by each tap once, and every place adds up
         the products that it sees.
@@ -77,21 +96,20 @@ class Context(nn.Module):
         h, mean_F, var_F = ops.sum_taps(products, source_N, cast(Tensor, self.conv_in.bias))
         if self.training:
             update(self.norm, mean_F, var_F, len(h) * width)
-            gain_F, shift_F = gain_and_shift(self.norm, mean_F, var_F)
-        else:
-            gain_F, shift_F = folded(self.norm)
+            return h, *gain_and_shift(self.norm, mean_F, var_F)
+        return h, *folded(self.norm)
+
+    def convolved(self, x_BME: Tensor, width: int, weight_DE: Tensor) -> Tensor:
+        """Both convolutions of the tokens stretched over `width` places, the last one taken in one
+        with the linear map: (B, D, width)."""
+        h, gain_F, shift_F = self.first(x_BME, width)
         weight, bias = (t.flatten(0, 2) for t in self.projected(weight_DE))
         # The norm's gain goes into the weights. Its shift is the same for all of the batch, but a
         # tap that sees the zeros outside, which are not normalised, adds nothing.
         (dilation,), size = self.conv_out.dilation, weight.shape[2]
-        inside = F.pad(torch.ones_like(source_N), (size // 2 * dilation,) * 2).to(weight)
+        inside = F.pad(weight.new_ones(width), (size // 2 * dilation,) * 2)
         shift = (shift_F @ weight) @ inside.unfold(0, width, dilation) + bias[:, None]
-        weight = weight * gain_F[:, None]
-        if dispatch.by_gpu_kernel("sum_taps", h):
-            return F.linear(around(h, size, dilation), weight.mT.flatten(1)).mT + shift
-        # in two dims: there PyTorch's convolutions take channels as the innermost one
-        weight = weight[:, :, None]
-        return F.conv2d(h.mT[:, :, None], weight, None, 1, "same", dilation)[:, :, 0] + shift
+        return self.convolution(h, weight * gain_F[:, None]).mT + shift
 
     def projected(self, weight_DE: Tensor) -> tuple[Tensor, Tensor]:
         """conv_out and the linear map after it in one: (rows, D, finer, 2E, taps), and its bias."""
