@@ -61,7 +61,7 @@ class Context(nn.Module):
         return self.convolved(x_BME, self.grid[0] * self.grid[1], weight_DE).mT
 
     def mapped(self, x_BME: Tensor, weight_DE: Tensor) -> Tensor:
-        """Both convolutions of the tokens, and to each place of the high band its own map: (B, N, D).
+        """Both convolutions of the tokens, and for each of N places its own map of them: (B, N, D).
 
         Tokens are few and maps many: what can be done to tokens is not done to the maps' weights.
         """
