@@ -85,6 +85,7 @@ class Runs:
     """
 
     found: Found
+    n_outdated: int = 0  # rows of other settings than those of now
 
     @functools.cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -158,7 +159,8 @@ def load(path: Path, budget: Budget) -> Runs:
     """The runs there are. Raises ValueError where seeds of a variant are of different models."""
     # a worker may be at it: behind the last line end is half a row
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    found = finished([json.loads(line) for line in lines], budget)
+    rows = [json.loads(line) for line in lines]
+    found = finished(rows, budget)
     configs: dict[tuple[str, str], Any] = {}
     for cell, row in found.items():
         if "error" in row:
@@ -167,4 +169,4 @@ def load(path: Path, budget: Budget) -> Runs:
         if row["config"] != first:
             wanted = f"the same config for all seeds of {cell.set}, {cell.variant}"
             raise ValueError(f"study: wanted {wanted}, got {first} and {row['config']}")
-    return Runs(found)
+    return Runs(found, len(rows) - len(found))

@@ -18,8 +18,11 @@ from study_compare import (
 from study_plan import BASE, RESULTS, SEEDS, SEEN, SETS, VARIANTS, Budget, Cell, cells
 from study_stats import mean_interval
 
+from tsgen.config import PRESETS
+
 LEVEL = 0.05
 NOTHING = ["No run has been done yet: `python benchmarks/study.py`.", ""]
+OUTDATED = "{} runs have been done, all of other settings than those of now: none of them counts."
 
 UNSEEN = tuple(s for s in SETS if s not in SEEN)
 
@@ -84,7 +87,7 @@ a set is shared by all comparisons: where it came out badly, all variants look g
 def beside_peer(runs: Runs) -> list[str]:
     """Base and the preset with timevqvae's sizes and rules: mean ranks and mean TSTR."""
     rows = []
-    for sets, what in ((tuple(SETS), "all sets"), (UNSEEN, "sets not looked at before")):
+    for sets, what in ((tuple(SETS), "all sets"), (UNSEEN, "sets that chose nothing of base")):
         if PEER in (ranks := runs.ranked("FID", sets)):
             apart = runs.rank_difference("FID", BASE, PEER, sets)
             each = [ranged(mean) for mean in (ranks[BASE], ranks[PEER], apart)]
@@ -124,21 +127,16 @@ def each_set(runs: Runs, budget: Budget) -> list[str]:
     n, out = budget.n_generated, []
     for title, key, real, scale in (
         (f"FID of {n:,} generated series, each set", "fid", "fid_train", 1),
-        (
-            "FID at equal n, each set",
-            "fid_equal_n",
-            "fid_equal_n_floor",
-            1,
-        ),
+        ("FID at equal n, each set", "fid_equal_n", "fid_train", 1),
         ("TSTR, %, each set", "tstr", "trtr", 100),
     ):
         rows = [[v, *(scored(runs, s, v, key, scale) for s in SETS)] for v in VARIANTS]
         rows += [["training series", *(scored_real(runs.found, s, real, scale) for s in SETS)]]
         out += [f"### {title}", "", *which, *table(["variant", *SETS], rows)]
-    return [*out, "Means over seeds ± standard deviations.", ""]
+    return [*out, "With ±: means over seeds, and standard deviations. Without: single runs.", ""]
 
 
-UNEQUAL = "What has been run so far, with unequal seeds: not to be compared."
+UNEQUAL = "What has been run so far, of some sets and seeds: no comparison."
 
 
 def scored(runs: Runs, s: str, v: str, key: str, scale: float) -> str:
@@ -168,7 +166,7 @@ def plan(found: Found, budget: Budget) -> list[str]:
         "runs": f"{len(found)} of {len(cells())}, {n_diverged} diverged",
         "budget": f"{budget.steps[0]} steps of stage 1, {budget.steps[1]} of each prior, "
         f"batches of {budget.batch_size}",
-        "hours of one thread": f"{hours:.1f}",
+        "hours of workers, on cores with other work": f"{hours:.1f}",
         "machine": "; ".join(sorted({f"{m['cpu']}, torch {m['torch']}" for m in machines})),
         "dates": ", ".join(sorted({m["date"] for m in machines})),
         "commits": ", ".join(sorted({m["commit"] for m in machines})),
@@ -190,6 +188,9 @@ def plan(found: Found, budget: Budget) -> list[str]:
 def change(v: str) -> str:
     """What a variant changes, as one writes it."""
     changes = VARIANTS[v].fit | VARIANTS[v].preset
+    usual = PRESETS[BASE].tokenizer
+    sizes = {k: x for k, x in changes.pop("tokenizer", {}).items() if x != usual.get(k)}
+    changes |= sizes
     if "ssl" in changes:
         inner = ", ".join(f"{key}={value!r}" for key, value in changes["ssl"].items())
         return f"ssl=SslConfig({inner})"
@@ -214,7 +215,7 @@ def page(path: Path = RESULTS) -> list[str]:
     budget = Budget()
     runs = load(path, budget)
     if not runs.found:
-        return NOTHING
+        return [OUTDATED.format(runs.n_outdated), ""] if runs.n_outdated else NOTHING
     parts = [plan(runs.found, budget), verdicts(runs)]
     if runs.seeds:
         title = [f"### {BASE} beside {PEER}", ""]

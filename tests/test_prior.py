@@ -7,15 +7,9 @@ from tiny_models import tiny_config, tiny_network
 from torch import Tensor
 from torch.testing import assert_close
 
+from tsgen.context import Context, around
 from tsgen.network import Network
-from tsgen.prior import (
-    Context,
-    Prior,
-    around,
-    draw_n_masked,
-    masked_positions,
-    training_masks,
-)
+from tsgen.prior import Prior, draw_n_masked, masked_positions, training_masks
 
 SIZES = {"length": 32, "tokenizer": {"token_width": (8, 8)}, "n_codes": (12, 20)}
 EXACT = {"atol": 1e-9, "rtol": 1e-9}

@@ -64,7 +64,7 @@ class TestNothing:
     def test_of_other_settings(self, tmp_path):
         path = tmp_path / "study.jsonl"
         path.write_text(json.dumps(row(cells()[0], TINY)) + "\n")
-        assert study_report.page(path) == study_report.NOTHING
+        assert study_report.page(path) == [study_report.OUTDATED.format(1), ""]
 
     def test_seeds_of_different_models_are_refused(self, tmp_path):
         path = written(tmp_path / "s.jsonl", {})
@@ -107,9 +107,9 @@ class TestComplete:
         assert other == n - 1
         # CBF is not one of those where nothing had been looked at: BYOL is ranked again
         assert "CBF" in SEEN
-        new = cells_of(part, f"mean FID rank among {n}, sets not looked at before (6)")
+        new = cells_of(part, f"mean FID rank among {n}, sets that chose nothing of base (6)")
         assert new[2] == f"{n}.0 ({n}.0 to {n}.0)"
-        tstr = cells_of(part, "mean TSTR, %, sets not looked at before (6)")
+        tstr = cells_of(part, "mean TSTR, %, sets that chose nothing of base (6)")
         assert float(tstr[3].split()[0]) == pytest.approx(10, abs=1)
         assert part[1:] == study_report.summary(path)[2:]
 
@@ -155,6 +155,12 @@ class TestComplete:
             ["timevqvae", "1024, 1024"],
         ]
         assert lines[first + 6] == ""
+
+
+def test_what_a_variant_changes():
+    assert study_report.change("residual blocks") == "n_resblocks=2"
+    assert study_report.change("one band") == "bands=1"
+    assert study_report.change("BYOL") == "ssl=SslConfig(objective='byol')"
 
 
 class TestPartly:

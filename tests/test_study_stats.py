@@ -95,7 +95,7 @@ class TestRanks:
         assert study_stats.set_ranks(value_SRV).tolist() == [[1.5, 1.5]]
 
     def test_hold_mean_ranks_about_as_often_as_they_say(self):
-        """Of 17 variants on 12 sets, apart by their effects, by sets and by seeds."""
+        """Of 18 variants on 12 sets, apart by their effects, by sets and by seeds."""
         rng, effect_V = np.random.default_rng(0), np.linspace(-0.3, 0.3, 17)
 
         def drawn(S):

@@ -15,14 +15,21 @@ def whole(name: str, value: object, *, at_least: int = 1, at_most: int = LARGEST
 
 
 def number(
-    name: str, value: object, *, at_least: float = 0, below: float = math.inf, more: bool = False
+    name: str,
+    value: object,
+    *,
+    at_least: float = 0,
+    more: bool = False,
+    at_most: float = 1e300,
+    below: float = math.inf,
 ) -> None:
     """Refuse what is not a finite number in this range; `more`: the lower end is left out."""
     fits = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = fits and abs(value) <= 1e300  # type: ignore[arg-type]
-    if not fits or not at_least <= float(value) < below or (more and value == at_least):  # type: ignore[arg-type]
+    fits = fits and at_least <= value <= at_most and value < below  # type: ignore[operator]
+    if not fits or (more and value == at_least):
         low = f"above {at_least}" if more else f"from {at_least}"
         high = f" and below {below}" if below < math.inf else ""
+        high = f" to {at_most}" if at_most < 1e300 else high
         raise bad_value(name, f"a finite number {low}{high}", repr(value))
 
 

@@ -56,7 +56,7 @@ class TokenizerConfig:
         whole("n_resblocks", self.n_resblocks, at_least=0, at_most=1000)
         for name in ("commitment", "orthogonal"):
             number(name, getattr(self, name))
-        number("restart_below", self.restart_below, below=math.nextafter(1, 2))
+        number("restart_below", self.restart_below, at_most=1)
         for name in ("dropout", "ema_decay"):
             number(name, getattr(self, name), below=1)
         for name in ("token_width", "n_codes"):
@@ -206,7 +206,7 @@ class SamplingConfig:
         number("temperature", self.temperature)
         number("guidance", self.guidance, at_least=-LARGEST)
         whole("top_k", self.top_k, at_least=0)
-        number("top_p", self.top_p, below=math.nextafter(1, 2), more=True)
+        number("top_p", self.top_p, more=True, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ class ModelConfig:
         one_of("band_alignment", self.band_alignment, ("time", "flat"))
         one_of("mask_polarity", self.mask_polarity, ("mask", "keep"))
         whole("n_classes", self.n_classes, at_least=0)
-        number("p_unconditional", self.p_unconditional, below=math.nextafter(1, 2))
+        number("p_unconditional", self.p_unconditional, at_most=1)
         bands = self.tokenizer.bands
         each("priors", self.priors, 0 if self.vae else bands, "one a band; none in a vae")
         each("steps", self.sampling.steps, bands)

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsgen import dispatch, native_ops, ops, persistent
+from tsgen import dispatch, native_tokens, ops, persistent
 from tsgen.config import SamplingConfig
+from tsgen.context import Context, around, stretched
 from tsgen.errors import bad_value
 from tsgen.layers import Block, folded
 from tsgen.ops.stft import compute_dtype
-from tsgen.prior import Context, Prior, around, stretched
+from tsgen.prior import Prior
 from tsgen.schedule import masked_counts
 
 
@@ -75,7 +76,7 @@ class FusedBlock:
         why = dispatch.obstacle("transformer_block", "cuda", kind.device.type, kind.dtype)
         if why is None:
             (_, H, Dh), (F, D) = self.weights.null_kv_2HC.shape, self.weights.up_FD.shape
-            why = native_ops.transformer_block_obstacle(kind.device, T, D, H, Dh, F)
+            why = native_tokens.transformer_block_obstacle(kind.device, T, D, H, Dh, F)
         if why and kind.kernels == "layers":
             raise bad_value("kernels", "those that can run this network", f"'layers': {why}")
         return why is None

@@ -15,16 +15,23 @@ from torch import Tensor
 
 from tsgen.errors import RunError
 
+# tensors (None where there is none), then sizes
+Kernel = Callable[[Sequence[Tensor | None], Sequence[int | float]], None]
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]  # as csrc/cuda/device.h
 
 
+FILES = ("tsgen.native_tokens", "tsgen.native_signal")
+
+
 def load(op: str, backend: str) -> Callable[..., Any]:
-    """The function that runs `op`, from native_ops.py; ImportError says why there is none."""
+    """The function of FILES that runs `op`; ImportError says why there is none."""
     part = kernels(backend)
     if not hasattr(part, op):
         raise ImportError(f"tsgen._C has no {backend}.{op}: it is older than tsgen, build it again")
     run = functools.partial(with_threads if backend == "cpu" else on_stream, part, op)
-    return functools.partial(getattr(importlib.import_module("tsgen.native_ops"), op), run)
+    files = map(importlib.import_module, FILES)
+    return functools.partial(next(getattr(file, op) for file in files if hasattr(file, op)), run)
 
 
 def with_threads(
@@ -54,6 +61,20 @@ def launch_of(like: Tensor) -> tuple[int, int, int]:
     if not like.is_cuda:
         return dtype, 0, 0
     return dtype, like.device.index, torch.cuda.current_stream(like.device).cuda_stream
+
+
+def as_first(first: Tensor, t: Tensor) -> Tensor:
+    """Contiguous and in the dtype of the first tensor, as products of the two want it."""
+    return t.to(first.dtype).contiguous()
+
+
+def new_float32(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def float32(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Contiguous and in float32, as kernels take what stands beside their first tensor."""
+    return [None if t is None else t.to(torch.float32).contiguous() for t in tensors]
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> list[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tsgen import dispatch, native, native_ops
+from tsgen import dispatch, native, native_tokens
 from tsgen.config import SamplingConfig
 from tsgen.schedule import masked_counts
 
@@ -33,7 +33,9 @@ def obstacle(prior: FusedPrior, settings: SamplingConfig, band: int) -> str | No
     if len(layers) > MOST_LAYERS or settings.steps[band] > MOST_STEPS:
         return f"takes {MOST_LAYERS} layers and {MOST_STEPS} steps at most"
     D, (_, H, Dh), F = prior.head_KD.shape[1], layers[0].null_kv_2HC.shape, len(layers[0].up_FD)
-    if why := native_ops.transformer_block_obstacle(like.device, 1 + prior.n_tokens, D, H, Dh, F):
+    if why := native_tokens.transformer_block_obstacle(
+        like.device, 1 + prior.n_tokens, D, H, Dh, F
+    ):
         return f"cannot take {why}"
     part = native.kernels("cuda")
     if part.decode_shared(sizes_of(prior, settings, band)) > part.most_shared(

@@ -48,7 +48,7 @@ class TrainConfig:
     warm_up: float = 0.05  # share of the steps
     final_rate: float = 0.02  # share of the learning rate that the cosine ends at
     weight_decay: float = 0.01
-    clip: float = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # largest norm of the gradient, of what a model keeps and of the rest
     ema: float = 0.998  # of the prior's weights
     validation: float = 0.1  # share of the series, 1 in 2, 3, ... of each class; none below 100
     evaluations: int = 25  # a stage: validation, log line, checkpoint

@@ -50,7 +50,7 @@ class Sometimes:
 
     def __post_init__(self) -> None:
         named(self.augmentation)
-        number("p", self.p, below=math.nextafter(1, 2))
+        number("p", self.p, at_most=1)
 
     def __call__(self, x_BCL: Tensor, draws: Draws) -> Tensor:
         chosen_B11 = draws.uniform(1, 1) < self.p

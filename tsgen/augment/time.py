@@ -6,7 +6,6 @@ Window warping and slicing: Le Guennec et al. 2016; slices in another order: Um 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +45,7 @@ class WindowWarp:
         for name in ("window", "low", "high"):
             number(name, getattr(self, name), more=True)
         number("window", self.window, below=1)
-        number("low", self.low, below=math.nextafter(self.high, math.inf))
+        number("low", self.low, at_most=self.high)
 
     def __call__(self, x_BCL: Tensor, draws: Draws) -> Tensor:
         L = x_BCL.shape[2]

@@ -68,7 +68,7 @@ class Flip:
 
     def __post_init__(self) -> None:
         one_of("axis", self.axis, ("value", "time"))
-        number("p", self.p, below=np.nextafter(1, 2))
+        number("p", self.p, at_most=1)
 
     def __call__(self, x_BCL: Tensor, draws: Draws) -> Tensor:
         flipped = -x_BCL if self.axis == "value" else x_BCL.flip(2)
