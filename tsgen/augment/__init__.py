@@ -7,7 +7,6 @@ never on the batch, and nothing loops over series.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
