@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    packages=["tsgen", "tsgen.ops", "tsgen.quantisers", "tsgen.kernels"],
+    packages=[*find_packages(include=["tsgen", "tsgen.*"]), "tsgen.kernels"],
     package_dir={"tsgen": "tsgen", "tsgen.kernels": "kernels"},
     package_data={"tsgen": ["py.typed", "bundled/*/config.json", "bundled/*/*.safetensors"]},
     # no sources, CMake knows them; depends puts the files into the source distribution

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,17 @@ def test_names():
     assert issubclass(tsgen.TsgenError, Exception)
     with pytest.raises(AttributeError, match="no attribute 'nobody'"):
         _ = tsgen.nobody
+
+
+def test_an_install_has_every_file(tmp_path):
+    """An editable one, as tests have, would not miss a package that setup.py forgets."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    command += ["build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    installed = {str(path.relative_to(tmp_path / "lib")) for path in tmp_path.glob("lib/**/*.*")}
+    kept = {".py", ".typed", ".json", ".safetensors"}
+    wanted = {path for path in root.glob("tsgen/**/*") if path.suffix in kept}
+    names = {str(path.relative_to(root)) for path in wanted}
+    names |= {f"tsgen/{path.relative_to(root)}" for path in root.glob("kernels/*.py")}
+    assert {name for name in installed if not name.endswith(".pyc")} == names
