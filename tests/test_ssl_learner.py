@@ -174,6 +174,16 @@ def test_training_moves_the_target_by_its_momentum(on):
     assert any("project_out" in name for name in wanted) == (on == "codes")
 
 
+def test_a_target_has_the_projection_that_the_first_batch_scales():
+    ssl = SslConfig("byol", projector_width=16, on="codes")
+    made = trainer(run("fsq", length=16, ssl=ssl), "tokenizer")
+    take(made, 1)
+    learner = made.stage.module
+    for mine, theirs in zip(learner.target.projections, learner.projections(), strict=True):
+        apart = (mine.project_in.weight - theirs.project_in.weight).norm()
+        assert 0 < apart < 0.05 * theirs.project_in.weight.norm()  # one step of the optimizer
+
+
 def test_views_on_codes_are_compared_in_one_space():
     """What is left between before and after quantisation is the rounding to a code."""
     made, x = learner(on="codes").eval(), batch()

@@ -77,7 +77,10 @@ class Learner(nn.Module):
         x_BCL:  (B, C, length) float32, scaled
         views:  one or two augmented views of it; a single one is compared with x itself
         """
+        fresh = not all(band.codebook.has_started() for band in self.tokenizer.each())
         out = self.tokenizer(x_BCL)
+        if fresh and self.target is not None:  # the first batch may have scaled a projection
+            self.target.follow(self.followed(), 0.0)
         pair = [x_BCL, *views][-2:]
         latents = [out.latents, *(self.latents(view) for view in views)][-2:]
         features = first = pooled(unit(latents[0]))
@@ -104,8 +107,11 @@ class Learner(nn.Module):
     def follow(self) -> None:
         """Before each step: move the target, if any, towards the weights the last step left."""
         if self.target is not None:
-            online = *self.encoders(), *self.projections(), self.objective.projector
-            self.target.follow(online, self.momentum)
+            self.target.follow(self.followed(), self.momentum)
+
+    def followed(self) -> list[nn.Module]:
+        """What the target is a copy of."""
+        return [*self.encoders(), *self.projections(), self.objective.projector]
 
     def projections(self) -> list[Quantiser]:
         """What latents go through before they are compared: one a band, or none."""
