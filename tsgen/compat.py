@@ -10,14 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tsgen.autoencoder import Band
-from tsgen.config import (
-    PRESETS,
-    ModelConfig,
-    PriorConfig,
-    SamplingConfig,
-    TokenizerConfig,
-    halvings,
-)
+from tsgen.config import PRESETS, ModelConfig, PriorConfig, SamplingConfig
+from tsgen.config_tokenizer import TokenizerConfig, halvings
 from tsgen.data import Labels, Scaler
 from tsgen.errors import bad_type
 from tsgen.layers import Attention, Block, DownBlock, ResBlock, Snake, UpBlock, UpConv

@@ -19,10 +19,9 @@ from tsgen.config import (
     Preset,
     SamplingConfig,
     SslConfig,
-    TokenizerConfig,
     VaeConfig,
-    check_levels,
 )
+from tsgen.config_tokenizer import TokenizerConfig, check_levels
 from tsgen.data import Labels, as_series, warn_if_swapped
 from tsgen.errors import bad_value
 from tsgen.model import Model
