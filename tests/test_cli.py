@@ -188,6 +188,8 @@ def test_fit(work, capsys):
     [
         ("--codebook fsq --levels 5 5", "tokens of 25 codes"),
         ("--codebook residual --n-quantisers 2 --gradient rotation", ", 2 x 1 x "),
+        ("--bands 1 --n-codes 40 --orthogonal 3", "tokens of 40 codes"),
+        ("--n-codes 24 40", "tokens of 40 codes"),
         ("--family vae", "places of 16 numbers for all"),
     ],
 )

@@ -92,12 +92,15 @@ def fitted(new: Parser) -> None:
     new.add_argument("--labels", metavar="FILE", help='one a line; "none" ignores those in DATA')
     new.add_argument("--preset", default="base", choices=tuple(PRESETS), help="sizes (base)")
     new.add_argument("--family", default="vq", choices=FAMILIES, help="vae: the baseline (vq)")
+    new.add_argument("--bands", type=int, help="of the spectrogram, 1 or 2 (2)")
+    new.add_argument("--n-codes", type=int, nargs="+", help="of each band, or one for both")
     new.add_argument("--codebook", choices=QUANTISERS, help="how latents become tokens (euclidean)")
     new.add_argument(
         "--levels", type=int, nargs="+", help="of fsq: 3 to 64, of each number of a code"
     )
     new.add_argument("--n-quantisers", type=int, help="of residual: codes a place (2)")
     new.add_argument("--gradient", choices=GRADIENTS, help="past the quantiser (straight_through)")
+    new.add_argument("--orthogonal", type=float, help="weight of codes' regularisation (0)")
     new.add_argument("--steps", type=int, nargs="+", help="of stage 1 and 2, or one for both")
     new.add_argument("--minutes", type=float, help="instead of steps: for both stages together")
     new.add_argument("--batch-size", type=int, help="series a step")

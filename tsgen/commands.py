@@ -51,7 +51,8 @@ def fit(args: Namespace) -> str:
         labels = None if args.labels == "none" else read_labels(args.labels, len(data.X))
     training = {"seed": args.seed, "device": args.device, "compile": args.compile}
     training |= given(args, ("steps", "minutes", "batch_size", "autocast"))
-    training |= given(args, ("codebook", "n_quantisers", "gradient"))
+    training |= given(args, ("bands", "n_codes", "codebook", "n_quantisers"))
+    training |= given(args, ("gradient", "orthogonal"))
     training |= {"levels": args.levels, "family": args.family}
     training |= {"ssl": objective(args)}
     began = time.perf_counter()
