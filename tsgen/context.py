@@ -66,10 +66,13 @@ class Context(nn.Module):
         h_BMF, gain_F, shift_F = self.first(x_BME, M)
         maps = self.convolution(h_BMF * gain_F + shift_F, self.conv_out.weight)
         maps_BMREP = (maps + cast(Tensor, self.conv_out.bias)).view(B, M, rows, -1, self.finer)
-        # (low token, place within it) is time; a ratio that is not whole repeats a place or two
         x_BRXD = F.linear(maps_BMREP.permute(0, 2, 1, 4, 3).flatten(2, 3), weight_DE)
-        source_W = stretched(x_BRXD.shape[2], width).to(x_BME.device, non_blocking=True)
-        return x_BRXD.index_select(2, source_W).flatten(1, 2)
+        # (low token, place within it) is time; a ratio that is not whole repeats some places, and
+        # none more than twice: their gradients are sums of two, which have one order
+        if x_BRXD.shape[2] != width:
+            source_W = stretched(x_BRXD.shape[2], width).to(x_BME.device, non_blocking=True)
+            x_BRXD = x_BRXD.index_select(2, source_W)
+        return x_BRXD.flatten(1, 2)
 
     def convolution(self, h_BNF: Tensor, weight: Tensor) -> Tensor:
         """(B, N, maps) by weights (maps, F, taps), without a bias."""
