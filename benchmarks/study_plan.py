@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tsgen.config import PRESETS, Preset, SslConfig
+from tsgen.config import PRESETS, Preset, PriorConfig, SslConfig
 from tsgen.fitting import model_config, train_config
 
 RESULTS = Path(__file__).parent / "results" / "study.jsonl"
@@ -42,6 +42,11 @@ SETS = {
 SEEN = ("TwoPatterns", "ECG5000", "GunPoint", "CBF", "SyntheticControl", "BasicMotions")
 SEEDS = (0, 1, 2)
 BASE = "base"
+# Preset "base" as it is studied: rows stay what they are when the preset takes over what won.
+STUDIED = Preset(
+    tokenizer={"restart_below": 0.05, "n_resblocks": 0},
+    priors=(PriorConfig(), PriorConfig(n_layers=2, head_dim=32)),
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ VARIANTS = {
     "flat alignment": Variant(preset={"band_alignment": "flat"}),
     "mask keeps": Variant(preset={"mask_polarity": "keep"}),
     "one band": Variant({"bands": 1}),
-    "residual blocks": Variant(preset={"tokenizer": PRESETS[BASE].tokenizer | {"n_resblocks": 2}}),
+    "residual blocks": Variant(preset={"tokenizer": STUDIED.tokenizer | {"n_resblocks": 2}}),
     "VAE": Variant({"family": "vae"}),
     "timevqvae": Variant({"preset": "timevqvae"}),
 }
@@ -110,7 +115,7 @@ def preset(variant: Variant) -> Preset:
     """The whole preset that a variant is made from."""
     if "preset" in variant.fit:
         return PRESETS[variant.fit["preset"]]
-    return dataclasses.replace(PRESETS[BASE], **variant.preset)
+    return dataclasses.replace(STUDIED, **variant.preset)
 
 
 def training(cell: Cell, budget: Budget) -> dict[str, Any]:
@@ -133,10 +138,9 @@ def sizes(variant: Variant) -> dict[str, Any]:
 
 
 def settings(cell: Cell, budget: Budget) -> dict[str, Any]:
-    """What a run is run with, as it reads back from JSON: rows with other settings do not count.
+    """What a run is run with, as it reads back from JSON.
 
-    Presets and the defaults of training and of models are in it, the latter by the model of one
-    shape of data: rows from before a change of them do not count either.
+    The defaults of training and of models are in it, the latter by the model of one shape of data.
     """
     variant = VARIANTS[cell.variant]
     how = sizes(variant)
@@ -150,6 +154,25 @@ def settings(cell: Cell, budget: Budget) -> dict[str, Any]:
         "training": dataclasses.asdict(train_config(training(cell, budget))),
     }
     return dict(json.loads(json.dumps(plain)))
+
+
+def agree(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a row of these settings is one of now's: others do not count.
+
+    Fields that presets, models and training have got since do not matter: as with saved models,
+    their defaults leave everything as it was.
+    """
+    same = ("budget", "variant")
+    return all(then[name] == now[name] for name in same) and still(then, now)
+
+
+def still(then: Any, now: Any) -> bool:
+    """Whether all that was there is there, and the same."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return all(name in now and still(value, now[name]) for name, value in then.items())
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(still, then, now))
+    return bool(then == now)
 
 
 class Ledger:
@@ -217,7 +240,7 @@ def finished(rows: list[dict[str, Any]], budget: Budget) -> dict[Cell, dict[str,
     wanted = functools.cache(lambda variant, seed: settings(Cell("", variant, seed), budget))
     for row in rows:
         cell = Cell(row["set"], row["variant"], row["seed"])
-        known = cell.variant in VARIANTS and row["settings"] == wanted(cell.variant, cell.seed)
+        known = cell.variant in VARIANTS and agree(row["settings"], wanted(cell.variant, cell.seed))
         if known and cell in found:
             raise ValueError(f"study: wanted one row of {cell}, got two")
         if known:

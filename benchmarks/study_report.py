@@ -15,10 +15,8 @@ from study_compare import (
     load,
     ranged,
 )
-from study_plan import BASE, RESULTS, SEEDS, SEEN, SETS, VARIANTS, Budget, Cell, cells
+from study_plan import BASE, RESULTS, SEEDS, SEEN, SETS, STUDIED, VARIANTS, Budget, Cell, cells
 from study_stats import mean_interval
-
-from tsgen.config import PRESETS
 
 LEVEL = 0.05
 NOTHING = ["No run has been done yet: `python benchmarks/study.py`.", ""]
@@ -188,9 +186,8 @@ def plan(found: Found, budget: Budget) -> list[str]:
 def change(v: str) -> str:
     """What a variant changes, as one writes it."""
     changes = VARIANTS[v].fit | VARIANTS[v].preset
-    usual = PRESETS[BASE].tokenizer
-    sizes = {k: x for k, x in changes.pop("tokenizer", {}).items() if x != usual.get(k)}
-    changes |= sizes
+    usual = STUDIED.tokenizer
+    changes |= {k: x for k, x in changes.pop("tokenizer", {}).items() if x != usual.get(k)}
     if "ssl" in changes:
         inner = ", ".join(f"{key}={value!r}" for key, value in changes["ssl"].items())
         return f"ssl=SslConfig({inner})"

@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import study
 import study_compare
 import study_plan
+import study_report
 from study_plan import SEEDS, SETS, VARIANTS, Budget, Cell, Ledger, cells, finished
 
 CHANGED = {  # fields of the model's configuration, of every variant but the other preset
@@ -66,7 +67,7 @@ class TestPlan:
         variant, known = VARIANTS[name], inspect.signature(tsgen.fit).parameters
         for key, value in variant.preset.items():
             assert key in {field.name for field in dataclasses.fields(Preset)}
-            assert value != getattr(PRESETS["base"], key)
+            assert value != getattr(study_plan.STUDIED, key)
         for key, value in variant.fit.items():
             assert value != known[key].default
 
@@ -103,15 +104,29 @@ class TestPlan:
         texts = {json.dumps(study_plan.settings(Cell("CBF", v, 0), b)) for v, b in every}
         assert len(texts) == len(every)
 
-    @pytest.mark.parametrize("name", ["base", "flat alignment", "timevqvae"])
-    def test_rows_from_before_a_preset_changed_do_not_count(self, name, monkeypatch):
-        cell = Cell("CBF", name, 0)
-        before = row(cell)
-        assert finished([before], Budget()) == {cell: before}
-        own = "timevqvae" if name == "timevqvae" else "base"
-        changed = dataclasses.replace(PRESETS[own], tokenizer={"hidden_dim": 64})
-        monkeypatch.setitem(PRESETS, own, changed)
-        assert finished([before], Budget()) == {}
+    def test_rows_from_before_its_preset_changed_do_not_count(self, monkeypatch):
+        before = {name: row(Cell("CBF", name, 0)) for name in ("base", "timevqvae")}
+        for name in before:
+            changed = dataclasses.replace(PRESETS[name], tokenizer={"hidden_dim": 64})
+            monkeypatch.setitem(PRESETS, name, changed)
+        # base is studied as it was
+        assert [cell.variant for cell in finished(list(before.values()), Budget())] == ["base"]
+        monkeypatch.setattr(study_plan, "STUDIED", changed)
+        assert finished([before["base"]], Budget()) == {}
+
+    def test_fields_that_came_later_do_not_matter(self):
+        now = study_plan.settings(CELLS[0], Budget())
+        then = json.loads(json.dumps(now))
+        del then["model"]["tokenizer"]["gradient"], then["training"]["clip"]
+        assert study_plan.agree(then, now)
+        assert not study_plan.agree(now, then)  # nor does a field that is gone
+        then["model"]["priors"] = then["model"]["priors"][:1]
+        assert not study_plan.agree(then, now)
+        changed = now | {"variant": {"fit": {"codebook": "cosine"}, "preset": {}}}
+        assert not study_plan.agree(now, changed)
+
+    def test_every_row_there_is_counts(self):
+        assert study_report.load(study_plan.RESULTS, Budget()).n_outdated == 0
 
     def test_nor_from_before_a_default_of_models_changed(self, monkeypatch):
         before = row(CELLS[0])
