@@ -174,6 +174,19 @@ def test_training_moves_the_target_by_its_momentum(on):
     assert any("project_out" in name for name in wanted) == (on == "codes")
 
 
+def test_heads_do_not_shorten_the_steps_of_the_tokenizer():
+    """Each is clipped by its own norm."""
+    clip = 1e-4
+    made = trainer(run(**SMALL, clip=clip, ssl=SslConfig("byol", projector_width=16)), "tokenizer")
+    take(made, 1)
+    learner = made.stage.module
+    kept = list(learner.tokenizer.parameters())
+    heads = list(learner.objective.parameters())
+    for part in (kept, heads):
+        norm = torch.stack([p.grad.norm() for p in part if p.grad is not None]).norm()
+        assert float(norm) == pytest.approx(clip, rel=0.01)
+
+
 def test_a_target_has_the_projection_that_the_first_batch_scales():
     ssl = SslConfig("byol", projector_width=16, on="codes")
     made = trainer(run("fsq", length=16, ssl=ssl), "tokenizer")
