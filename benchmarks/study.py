@@ -129,7 +129,6 @@ def scores(x: Array, y: Array, data: Data, budget: Budget) -> dict[str, float]:
         "fid": metrics.fid(data.x_test, x, features=features),
         "fid_train": metrics.fid(data.x_test, data.x_train, features=features),
         "fid_equal_n": float(np.mean([score.value for score in equal_n])),
-        "fid_equal_n_floor": equal_n[0].floor,  # of the whole training part, whatever the seed
         "tstr": tstr.value,
         "trtr": tstr.floor,
     }

@@ -23,7 +23,7 @@ def made(cell, effect, noise):
     """What a run is said to have scored."""
     codes = CODES.get(cell.variant, [32, 64])
     scores = {"fid": float(np.exp(effect + noise)), "fid_train": 0.2, "trtr": 0.9}
-    scores |= {"fid_equal_n": 2.5, "fid_equal_n_floor": 0.4}
+    scores |= {"fid_equal_n": 2.5}
     scores |= {"tstr": 0.8 - (effect + noise) / 10, "reconstruction": 0.1, "cpu_seconds": 7.0}
     scores |= {"probes": {"linear_latents": {"value": 0.5}, "perplexity_0": {"value": 9.0}}}
     return scores | {"config": {"vae": None, "tokenizer": {"n_codes": codes}}}
