@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_models import tiny_model
 
-from tsgen import bundled, commands, formats, synthetic
+from tsgen import bundled, commands, environment, formats, synthetic
 from tsgen.cli import main
 from tsgen.version import __version__
 
@@ -156,8 +156,8 @@ def test_info(capsys, monkeypatch):
     for text in (f"tsgen {__version__}", "torch ", "threads", "GPU: ", "* stft", "bundled models:"):
         assert text in out
     reason = "does not load: no libhappiness"
-    monkeypatch.setitem(commands.dispatch.TABLE, "stft", {"torch": (commands.torch.float32,)})
-    monkeypatch.setattr(commands.dispatch, "obstacle", lambda *cell: reason)
+    monkeypatch.setitem(environment.dispatch.TABLE, "stft", {"torch": (environment.torch.float32,)})
+    monkeypatch.setattr(environment.dispatch, "obstacle", lambda *cell: reason)
     assert f"stft                   torch    does not run: {reason}" in run("info", capsys)[1]
 
 

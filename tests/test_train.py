@@ -14,9 +14,10 @@ import torch
 
 import tsgen
 from tsgen.config import Preset, PriorConfig
+from tsgen.config_training import TrainConfig
 from tsgen.errors import ArgumentError
 from tsgen.log import Log, Progress
-from tsgen.train import Stage, TrainConfig, Trainer, batch_at, seeded, step_seed
+from tsgen.train import Stage, Trainer, batch_at, seeded, step_seed
 
 SMALL = PriorConfig(embed_dim=16, hidden_dim=16, n_layers=1, n_heads=1, head_dim=16)
 TINY = Preset(

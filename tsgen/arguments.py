@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsgen.config import SamplingConfig, TokenizerConfig
+from tsgen.config import ModelConfig, SamplingConfig, TokenizerConfig
 from tsgen.errors import ArgumentTypeError, FileError, bad_type, bad_value
 
 Indices = range | NDArray[np.int64]
@@ -64,11 +64,15 @@ def sample_indices(n: object, indices: Sequence[int] | NDArray[np.int64] | None)
     return index.astype(np.int64)
 
 
-def changed(defaults: SamplingConfig, changes: dict[str, Any], bands: int) -> SamplingConfig:
-    """`defaults` with some settings changed; one number of a per-band setting serves all bands."""
+def sampling(model: ModelConfig, changes: dict[str, Any]) -> SamplingConfig:
+    """A model's own settings with some changed; one number of a per-band one serves all bands."""
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
+    wanted, bands = f"only {', '.join(names)}", model.tokenizer.bands
+    if model.family == "vae":
+        names = ["temperature"]
+        wanted = "only temperature: a vae draws at once, and without guidance"
     if unknown := set(changes) - set(names):
-        raise bad_value("settings", f"only {', '.join(names)}", ", ".join(sorted(unknown)))
+        raise bad_value("settings", wanted, ", ".join(sorted(unknown)))
     changes = {name: plain(value) for name, value in changes.items()}
     for name in ("steps", "choice_temperature"):
         if name in changes:
@@ -76,7 +80,7 @@ def changed(defaults: SamplingConfig, changes: dict[str, Any], bands: int) -> Sa
             changes[name] = value if isinstance(value, tuple) else (value,) * bands
             if len(changes[name]) != bands:
                 raise bad_value(name, f"one number, or {bands}: one a band", value)
-    return dataclasses.replace(defaults, **changes)
+    return dataclasses.replace(model.sampling, **changes)
 
 
 def plain(value: Any) -> Any:

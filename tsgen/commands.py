@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -14,27 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import tsgen.bench
 import tsgen.bulk
 import tsgen.profile
-from tsgen import arguments, bundled, dispatch, formats, metrics, native, probes, synthetic, viz
+from tsgen import arguments, bundled, environment, formats, metrics, probes, synthetic, viz
 from tsgen.bulk import check_writable, label_names
 from tsgen.config import ModelConfig, SamplingConfig, SslConfig
-from tsgen.errors import ArgumentError, FileError, TsgenError, bad_value
+from tsgen.errors import ArgumentError, FileError, bad_value
 from tsgen.fitting import fit as fit_model
 from tsgen.formats import Collection
 from tsgen.formats_io import typed_errors
 from tsgen.model import Model
 from tsgen.run import make_folder
-from tsgen.version import __version__
 
 Floats = NDArray[np.float32]
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingConfig))
-OPTIONAL = ("triton", "matplotlib", "pyarrow", "pandas", "scikit-learn")
 
 
 def fit(args: Namespace) -> str:
@@ -157,48 +152,7 @@ def as_json(found: Mapping[str, Any]) -> str:
 
 def info(args: Namespace) -> str:
     """Versions, devices, backends, bundled models."""
-    lines = [f"tsgen {__version__}, torch {torch.__version__}, numpy {np.__version__}"]
-    lines += [f"Python {platform.python_version()}, {platform.platform()}"]
-    lines += ["optional: " + ", ".join(map(version, OPTIONAL))]
-    lines += [f"CPU: {torch.get_num_threads()} threads, kernels for {instruction_set()}"]
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    lines += [f"GPU: {', '.join(gpus) or 'none'}"]
-    lines += ["", "op x backend; * is what runs where none is named"]
-    lines += [cell(op, backend) for op in dispatch.TABLE for backend in dispatch.TABLE[op]]
-    lines += ["", f"bundled models: {', '.join(bundled.names()) or 'none'}"]
-    return "\n".join(lines)
-
-
-def instruction_set() -> str:
-    """What the native kernels are compiled for and this machine has."""
-    try:
-        return native.instruction_set()
-    except ImportError as error:
-        return f"nothing: {error}"
-
-
-def version(package: str) -> str:
-    """A package and its version, if it is there."""
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"no {package}"
-
-
-def cell(op: str, backend: str) -> str:
-    """Whether a backend of an op runs here, or why not."""
-    device = "cpu" if backend in dispatch.PREFERENCE["cpu"] else "cuda"
-    dtypes = dispatch.TABLE[op][backend]
-    dtype = torch.float32 if torch.float32 in dtypes else dtypes[0]
-    why = dispatch.obstacle(op, backend, device, dtype)
-    if why is None and device == "cuda" and not torch.cuda.is_available():
-        why = "needs a GPU"
-    try:
-        chosen = dispatch.choose(op, None, device, dtype) == backend
-    except TsgenError:  # the environment asks for a backend that this op has not
-        chosen = False
-    state = "runs" if why is None else f"does not run: {why}"
-    return f"{'*' if chosen and why is None else ' '} {op:22} {backend:8} {state}"
+    return environment.report()
 
 
 def inspect(args: Namespace) -> str:

@@ -14,12 +14,13 @@ from tsgen.config import PRESETS, ModelConfig, PriorConfig, SamplingConfig
 from tsgen.config_tokenizer import TokenizerConfig, halvings
 from tsgen.data import Labels, Scaler
 from tsgen.errors import bad_type
-from tsgen.layers import Attention, Block, DownBlock, ResBlock, Snake, UpBlock, UpConv
+from tsgen.layers import DownBlock, ResBlock, Snake, UpBlock, UpConv
 from tsgen.model import Model
 from tsgen.network import Network
 from tsgen.prior import Prior
 from tsgen.quantisers import Quantiser
 from tsgen.quantisers.codebook import Codebook
+from tsgen.transformer import Attention, Block
 
 
 def network_from_timevqvae(maskgit: Any) -> Network:

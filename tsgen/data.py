@@ -86,11 +86,7 @@ def pad_series(
     lengths = np.array([_length(item, layout) for item in items], np.int64)
     longest = int(lengths.max())
     total = longest if length is None else length
-    if (
-        isinstance(total, bool)
-        or not isinstance(total, int | np.integer)
-        or total < max(longest, 2)
-    ):
+    if type(total) is bool or not isinstance(total, int | np.integer) or total < max(longest, 2):
         raise bad_value("length", f"at least the longest series, {max(longest, 2)}", total)
     channels = items[0].shape[0 if layout == "nct" else 1] if items[0].ndim == 2 else 1
     out = np.full((len(items), channels, total), np.nan, np.float32)

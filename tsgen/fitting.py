@@ -22,11 +22,11 @@ from tsgen.config import (
     VaeConfig,
 )
 from tsgen.config_tokenizer import TokenizerConfig, check_levels
+from tsgen.config_training import TrainConfig
 from tsgen.data import Labels, as_series, warn_if_swapped
 from tsgen.errors import bad_value
 from tsgen.model import Model
 from tsgen.run import Run
-from tsgen.train import TrainConfig
 
 OF_CODES = {"n_codes", "codebook", "levels", "n_quantisers", "gradient", "orthogonal"}
 OF_ONE_CODEBOOK = {"levels": "fsq", "n_quantisers": "residual"}
@@ -71,8 +71,8 @@ def fit(
     family:    "vq", tokens and a prior over them; "vae", the continuous baseline, or its VaeConfig
     ssl:       self-supervision in stage 1: a name in tsgen.config.OBJECTIVES, or an SslConfig
     progress:  show bars; None shows them on a terminal
-    training:  of tsgen.train.TrainConfig: steps, minutes, batch_size, learning_rate, seed,
-               device, autocast, compile, ...
+    training:  of tsgen.config_training.TrainConfig: steps, minutes, batch_size, learning_rate,
+               seed, device, autocast, compile, ...
     returns:   Model, on the device it was trained on, where it will also sample; `model.to("cpu")`
                moves it. Without `minutes`, the same call gives the same weights on one device at
                one number of threads

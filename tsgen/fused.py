@@ -20,10 +20,11 @@ from tsgen import dispatch, native_tokens, ops, persistent
 from tsgen.config import SamplingConfig
 from tsgen.context import Context, around, stretched
 from tsgen.errors import bad_value
-from tsgen.layers import Block, folded
+from tsgen.layers import folded
 from tsgen.ops.stft import compute_dtype
 from tsgen.prior import Prior
 from tsgen.schedule import masked_counts
+from tsgen.transformer import Block
 
 
 class Kind(NamedTuple):

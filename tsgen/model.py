@@ -11,19 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsgen import arguments, impute, storage
+from tsgen import arguments, codec, impute, storage
 from tsgen.config import ModelConfig, SamplingConfig
 from tsgen.data import Labels, Scaler, as_series
-from tsgen.engine_cuda_cpp import CudaCppEngine
 from tsgen.errors import RunError, bad_value
 from tsgen.network import Network
-from tsgen.request import CHUNK, Ints, Order, Request
+from tsgen.request import CHUNK, Ints, Order, Request, regrouped
 from tsgen.sampler import Sampler, bar
 
 Floats = NDArray[np.float32]
 
 NAMED = 2**14  # named indices that are sorted into chunks at a time
-MOST_ENCODED = 2**12  # series at a time on a GPU
 
 
 class Model:
@@ -120,19 +118,8 @@ class Model:
         """
         size = CHUNK if batch_size is None else arguments.count(batch_size, "batch_size")
         order = self.order(n, label, seed, indices, settings)
-        return self.batches(order, size, strict)
-
-    def batches(self, order: Order, batch_size: int, strict: bool) -> Iterator[Floats]:
-        """Whole chunks are computed however small the batches are, and cut up."""
-        held = np.empty((0, *self.shape), dtype=np.float32)
-        for _, series in self.drawn(order, strict, batch_size):
-            held = np.concatenate([held, series])
-            whole = len(held) // batch_size * batch_size
-            for first in range(0, whole, batch_size):
-                yield held[first : first + batch_size].copy()
-            held = held[whole:]
-        if len(held):
-            yield held
+        # whole chunks are computed however small the batches are
+        return regrouped((series for _, series in self.drawn(order, strict, size)), size)
 
     def drawn(self, order: Order, strict: bool, step: int | None) -> Iterator[tuple[slice, Floats]]:
         """The series of an order, about `step` at a time and in its sequence."""
@@ -151,6 +138,10 @@ class Model:
         for places, _, series in sampler.draw(request, settings):
             out[places] = self.unscaled(series)
         return out
+
+    def scaled(self, array: Floats) -> Tensor:
+        """Series in the data's units as the tokenizer sees them."""
+        return torch.from_numpy(self.scaler.apply(array))
 
     def unscaled(self, series_BCL: Tensor) -> Floats:
         """Decoded series in the data's units."""
@@ -186,7 +177,7 @@ class Model:
         if not missing.any():
             return array
         request = order.request(slice(None))
-        ids = self.tokens(impute.filled(array))
+        ids = codec.encode(self.network, self.scaled(impute.filled(array)))
         known = impute.masked(ids, np.asarray(missing.any(axis=1)), self.config.tokenizer)
         request = Request(request.index_B, request.class_B, known, request.seed)
         drawn = self.series(Sampler(self.network), request, order.settings)
@@ -237,7 +228,8 @@ class Model:
         self.needs_tokens("encode")
         array = as_series(x, layout=layout, name="x")
         self.check_shape(array)
-        return torch.cat(self.tokens(array), 1).cpu().numpy()
+        ids = codec.encode(self.network, self.scaled(array))
+        return torch.cat(ids, 1).cpu().numpy()
 
     def decode(self, ids: object) -> Floats:
         """Series (n, channels, length) float32 of token ids (n, tokens), as `encode` gives them.
@@ -247,24 +239,9 @@ class Model:
         self.needs_tokens("decode")
         bands = arguments.token_ids(ids, self.config.tokenizer)
         out = np.empty((len(bands[0]), *self.shape), dtype=np.float32)
-        engine = Sampler(self.network).engine
-        step = engine.at_once
-        for first in range(0, len(out), step):
-            part = slice(first, first + step)
-            out[part] = self.unscaled(engine.series([b[part].to(self.device) for b in bands]))
+        for part, series in codec.decode(self.network, bands):
+            out[part] = self.unscaled(series)
         return out
-
-    def tokens(self, array: Floats) -> list[Tensor]:
-        """Token ids of every band, in chunks."""
-        scaled = torch.from_numpy(self.scaler.apply(array))
-        encode, like = self.network.tokenizer.encode, self.network.like  # its device and dtype
-        engine = Sampler(self.network).engine
-        if isinstance(engine, CudaCppEngine):  # where PyTorch's ops would sum by the batch's size
-            return [ids_BN.to(like.device) for ids_BN in engine.encode(scaled)]
-        # the kernels for GPUs sum a row alike in any number of rows
-        size = min(MOST_ENCODED, engine.at_once) if like.is_cuda else CHUNK
-        parts = [encode(part.to(like)) for part in scaled.split(size)]
-        return [torch.cat(band) for band in zip(*parts, strict=True)]
 
     def needs_tokens(self, what: str) -> None:
         """Refuse what is done with tokens for a model that has none."""
@@ -288,17 +265,9 @@ class Model:
     ) -> Order:
         """Everything checked before any work."""
         index = arguments.sample_indices(n, indices)
-        how = self.settings(settings)
+        how = arguments.sampling(self.config, settings)
         classes = self.class_ids(label, len(index))
         return Order(index, classes, arguments.check_seed(seed), how)
-
-    def settings(self, changes: dict[str, Any]) -> SamplingConfig:
-        """The model's own defaults of sampling with some changes."""
-        bands = self.config.tokenizer.bands
-        if self.config.family == "vae" and (others := set(changes) - {"temperature"}):
-            wanted = "only temperature: a vae draws at once, and without guidance"
-            raise bad_value("settings", wanted, ", ".join(sorted(others)))
-        return arguments.changed(self.config.sampling, changes, bands)
 
     def class_ids(self, label: object, n: int) -> int | Ints:
         """One class id for all, or one for each of n; n_classes where there is no label."""

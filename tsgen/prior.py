@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tsgen import ops
 from tsgen.config import ModelConfig
 from tsgen.context import Context
-from tsgen.layers import Block, TokenTable, dropped
+from tsgen.layers import TokenTable, dropped
+from tsgen.transformer import Block
 
 
 class Folded(NamedTuple):

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
 
+from tsgen.config_training import TrainConfig
 from tsgen.log import Log
 from tsgen.measure import Run
 from tsgen.model import Model
 from tsgen.run import Run as TrainingRun
 from tsgen.spans import span
-from tsgen.train import TrainConfig, Trainer
+from tsgen.train import Trainer
 
 PREFIX = "tsgen::"
 Totals = dict[tuple[str, ...], tuple[float, int]]  # a range within others: milliseconds, calls

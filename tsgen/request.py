@@ -4,7 +4,7 @@ For an engine whose sums depend on the shapes, sample i always stands at place i
 of one size, whatever else is asked for: its result is then the same to the bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,6 +100,18 @@ def padded(request: Request, unconditional: int) -> tuple[Request, NDArray[np.in
             known.append(ids_BN[torch.from_numpy(rows)])
     index_B = np.arange(first, first + CHUNK, dtype=np.int64)
     return replace(request, index_B=index_B, class_B=class_B, known=known), place
+
+
+def regrouped(parts: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    """The same rows in the same order, `size` at a time."""
+    held: list[NDArray[np.float32]] = []
+    for part in parts:
+        rows = np.concatenate([*held, part])
+        whole = len(rows) // size * size
+        for first in range(0, whole, size):
+            yield rows[first : first + size].copy()
+        held = [rows[whole:]]
+    yield from (rest for rest in held if len(rest))
 
 
 def check_ids(name: str, ids: Tensor, largest: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tsgen import arguments, checkpoint
 from tsgen.config import ModelConfig
+from tsgen.config_training import TrainConfig
 from tsgen.data import Labels, Scaler
 from tsgen.errors import FileError, bad_value
 from tsgen.log import Log
@@ -25,7 +26,7 @@ from tsgen.prior import Prior, draw_n_masked, training_masks
 from tsgen.ssl.learner import Learner
 from tsgen.stage_vae import vae_stage
 from tsgen.tokenizer import code_use
-from tsgen.train import Stage, TrainConfig, Trainer, part, seeded
+from tsgen.train import Stage, Trainer, part, seeded
 
 Ints = NDArray[np.int64]
 
