@@ -103,7 +103,10 @@ def padded(request: Request, unconditional: int) -> tuple[Request, NDArray[np.in
 
 
 def regrouped(parts: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
-    """The same rows in the same order, `size` at a time."""
+    """The same rows in the same order, `size` at a time, each group in memory of its own.
+
+    A group that is kept keeps nothing else alive.
+    """
     held: list[NDArray[np.float32]] = []
     for part in parts:
         rows = np.concatenate([*held, part])
@@ -111,7 +114,7 @@ def regrouped(parts: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArr
         for first in range(0, whole, size):
             yield rows[first : first + size].copy()
         held = [rows[whole:]]
-    yield from (rest for rest in held if len(rest))
+    yield from (rest.copy() for rest in held if len(rest))
 
 
 def check_ids(name: str, ids: Tensor, largest: int) -> None:
