@@ -61,7 +61,7 @@ def verdicts(runs: Runs) -> list[str]:
     if not runs.seeds:
         return ["No seed is done on every set with every variant: nothing is compared yet.", ""]
     if not runs.are_all:
-        return [EARLY, "", *([ONE_SEED, ""] if len(runs.seeds) == 1 else [])]
+        return early(runs)
     out = []
     for name, metric in GENERATION.items():
         p = runs.tested(metric)
@@ -74,6 +74,13 @@ def verdicts(runs: Runs) -> list[str]:
         said = "; ".join(f"{what}: {', '.join(them) or 'none'}" for what, them in groups.items())
         out += [f"- {name}: {said}."]
     return [f"Decided at Holm's p < {LEVEL}, for each score by itself:", "", *out, ""]
+
+
+def early(runs: Runs) -> list[str]:
+    """What keeps a table of some of the seeds from being a result; nothing where all are done."""
+    if runs.are_all:
+        return []
+    return [EARLY, "", *([ONE_SEED, ""] if len(runs.seeds) == 1 else [])]
 
 
 EARLY = """Nothing is decided, and no p is told, before everything is done: looking several times
@@ -222,6 +229,7 @@ def page(path: Path = RESULTS) -> list[str]:
 
 def summary(path: Path = RESULTS) -> list[str]:
     """For the README: base beside the preset with timevqvae's sizes and rules."""
-    lines = beside_peer(load(path, Budget()))
+    runs = load(path, Budget())
+    lines = beside_peer(runs)
     title = f"**Presets {BASE} and {PEER}**, the same short training ([all of it](docs/study.md))"
-    return [title, "", *lines] if lines else []
+    return [title, "", *early(runs), *lines] if lines else []
