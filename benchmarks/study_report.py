@@ -18,6 +18,8 @@ from study_compare import (
 from study_plan import BASE, RESULTS, SEEDS, SEEN, SETS, STUDIED, VARIANTS, Budget, Cell, cells
 from study_stats import mean_interval
 
+from tsgen.config import PRESETS
+
 LEVEL = 0.05
 NOTHING = ["No run has been done yet: `python benchmarks/study.py`.", ""]
 OUTDATED = "{} runs have been done, all of other settings than those of now: none of them counts."
@@ -62,18 +64,16 @@ def verdicts(runs: Runs) -> list[str]:
         return ["No seed is done on every set with every variant: nothing is compared yet.", ""]
     if not runs.are_all:
         return early(runs)
-    out = []
+    rows = []
     for name, metric in GENERATION.items():
         p = runs.tested(metric)
         mean = {v: metric.sign * float(runs.against_base(metric, v).mean()) for v in p}
-        groups = {
-            "better than base": [v for v in p if p[v] < LEVEL and mean[v] > 0],
-            "worse than base": [v for v in p if p[v] < LEVEL and mean[v] < 0],
-            "undecided": [v for v in p if p[v] >= LEVEL],
-        }
-        said = "; ".join(f"{what}: {', '.join(them) or 'none'}" for what, them in groups.items())
-        out += [f"- {name}: {said}."]
-    return [f"Decided at Holm's p < {LEVEL}, for each score by itself:", "", *out, ""]
+        better = [v for v in p if p[v] < LEVEL and mean[v] > 0]
+        worse = [v for v in p if p[v] < LEVEL and mean[v] < 0]
+        groups = ("; ".join(them) or "none" for them in (better, worse))
+        rows.append([name, *groups, f"{len(p) - len(better) - len(worse)} of {len(p)}"])
+    title = f"Decided at Holm's p < {LEVEL}, for each score by itself; undecided is not equal:"
+    return [title, "", *table(["score", f"better than {BASE}", "worse", "undecided"], rows)]
 
 
 def early(runs: Runs) -> list[str]:
@@ -103,7 +103,19 @@ def beside_peer(runs: Runs) -> list[str]:
             base_SR, peer_SR = 100 * tstr_SRV[..., 0], 100 * tstr_SRV[..., 1]
             each = [ranged(mean_interval(it)) for it in (base_SR, peer_SR, base_SR - peer_SR)]
             rows.append([f"mean TSTR, %, {what} ({len(whole)})", *each])
-    return [*seeds_said(runs), *table(["", BASE, PEER, "difference"], rows)] if rows else []
+    if not rows:
+        return []
+    return [*seeds_said(runs), *table(["", BASE, PEER, "difference"], rows), *paired(runs)]
+
+
+def paired(runs: Runs) -> list[str]:
+    """On how many sets base is ahead of its peer, and what the test makes of it."""
+    said = []
+    for name, metric in GENERATION.items():
+        mean_S = metric.sign * runs.against_base(metric, PEER).mean(1)
+        p = f", p = {runs.tested(metric)[PEER]:.2f}" if runs.are_all else ""
+        said.append(f"{name} on {(mean_S < 0).sum()} of {len(mean_S)} sets{p}")
+    return [f"Set by set {BASE} is ahead in {'; in '.join(said)}.", ""]
 
 
 def representations(runs: Runs) -> list[str]:
@@ -175,6 +187,7 @@ def plan(found: Found, budget: Budget) -> list[str]:
         "machine": "; ".join(sorted({f"{m['cpu']}, torch {m['torch']}" for m in machines})),
         "dates": ", ".join(sorted({m["date"] for m in machines})),
         "commits": ", ".join(sorted({m["commit"] for m in machines})),
+        f"preset {BASE} now": "as it was studied" if PRESETS[BASE] == STUDIED else "changed since",
     }
     sizes = {cell.set: row for cell, row in found.items()}
     rows = [
@@ -232,4 +245,5 @@ def summary(path: Path = RESULTS) -> list[str]:
     runs = load(path, Budget())
     lines = beside_peer(runs)
     title = f"**Presets {BASE} and {PEER}**, the same short training ([all of it](docs/study.md))"
-    return [title, "", *early(runs), *lines] if lines else []
+    told = [*lines, *verdicts(runs)] if runs.are_all else [*early(runs), *lines]
+    return [title, "", *told] if lines else []

@@ -81,11 +81,12 @@ class TestComplete:
         skip = [Cell("CBF", "BYOL", 1), Cell("CBF", "BYOL", 2)]
         path = written(tmp_path / "s.jsonl", {"timevqvae": 1.0, "FSQ": -0.5, "VICReg": 0.01}, skip)
         lines = study_report.page(path)
-        fid = next(line for line in lines if line.startswith("- FID: better"))
-        assert fid.startswith("- FID: better than base: FSQ; worse than base: timevqvae; undecided")
-        assert "VICReg" in fid.split("undecided")[1]
-        tstr = next(line for line in lines if line.startswith("- TSTR: better"))
-        assert tstr.startswith("- TSTR: better than base: FSQ; worse than base: timevqvae;")
+        for page in (lines, study_report.summary(path)):
+            first = next(i for i, line in enumerate(page) if line.startswith("| score |"))
+            assert page[first + 2 : first + 4] == [
+                "| FID | FSQ | timevqvae | 15 of 17 |",
+                "| TSTR | FSQ | timevqvae | 15 of 17 |",
+            ]
         assert f"- runs: {len(cells())} of {len(cells())}, 2 diverged" in lines
         assert lines.count("Seeds 0, 1, 2 of 0, 1, 2.") == 6
         part = under(lines, "### Generated series")
@@ -111,7 +112,11 @@ class TestComplete:
         assert new[2] == f"{n}.0 ({n}.0 to {n}.0)"
         tstr = cells_of(part, "mean TSTR, %, sets that chose nothing of base (6)")
         assert float(tstr[3].split()[0]) == pytest.approx(10, abs=1)
-        assert part[1:] == study_report.summary(path)[2:]
+        summary = study_report.summary(path)
+        assert summary[2 : 1 + len(part)] == part[1:]
+        assert (
+            "Set by set base is ahead in FID on 12 of 12 sets, p = 0.01; in TSTR on 12" in part[-2]
+        )
 
     def test_ratios_and_points(self, tmp_path):
         lines = study_report.page(written(tmp_path / "s.jsonl", {"timevqvae": 1.0}))
@@ -201,6 +206,7 @@ class TestPartly:
         assert study_report.ONE_SEED in text
         assert "Decided" not in text
         assert "| p |" not in text
+        assert "p = " not in text
         assert "to" in cells_of(under(lines, "### Generated series"), "timevqvae")[1]
         for said in ("Seeds 0 of 0, 1, 2.", study_report.EARLY, study_report.ONE_SEED):
             assert said in study_report.summary(more)
