@@ -67,13 +67,16 @@ GENERATION = {
 }
 REPRESENTATION = {
     "reconstruction": Metric(lambda row: row["reconstruction"], -1, ratio=True),
-    "k-NN of latents": Metric(probed("knn_latents"), 1),
-    "linear, latents": Metric(probed("linear_latents"), 1),
-    "SVM of latents": Metric(probed("svm_latents"), 1),
-    "linear, tokens": Metric(probed("linear_tokens"), 1),
     "perplexity, low": Metric(probed("perplexity_0"), 1, ratio=True, unlike=OTHER_CODES),
     "perplexity, high": Metric(probed("perplexity_1"), 1, ratio=True, unlike=OTHER_CODES),
+    "codes used, low": Metric(probed("usage_0"), 1, unlike=OTHER_CODES),
+    "codes used, high": Metric(probed("usage_1"), 1, unlike=OTHER_CODES),
     "seconds, training": Metric(lambda row: row["cpu_seconds"], -1, ratio=True),
+}
+PROBES = {
+    f"{how}, {what}": Metric(probed(f"{name}_{what}"), 1)
+    for what in ("latents", "codes", "tokens")
+    for name, how in (("knn", "k-NN"), ("linear", "linear"), ("svm", "SVM"))
 }
 
 

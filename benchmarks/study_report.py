@@ -8,6 +8,7 @@ import numpy as np
 from study_compare import (
     GENERATION,
     PEER,
+    PROBES,
     REPRESENTATION,
     Found,
     Runs,
@@ -25,6 +26,7 @@ NOTHING = ["No run has been done yet: `python benchmarks/study.py`.", ""]
 OUTDATED = "{} runs have been done, all of other settings than those of now: none of them counts."
 
 UNSEEN = tuple(s for s in SETS if s not in SEEN)
+SAID_OF_UNSEEN = "sets whose test parts chose nothing of base"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -91,12 +93,16 @@ a set is shared by all comparisons: where it came out badly, all variants look g
 
 def beside_peer(runs: Runs) -> list[str]:
     """Base and the preset with timevqvae's sizes and rules: mean ranks and mean TSTR."""
-    rows = []
-    for sets, what in ((tuple(SETS), "all sets"), (UNSEEN, "sets that chose nothing of base")):
+    rows, fid = [], GENERATION["FID"]
+    for sets, what in ((tuple(SETS), "all sets"), (UNSEEN, SAID_OF_UNSEEN)):
+        whole, log_SRV = runs.values(fid, [BASE, PEER], sets)
+        if whole:
+            ratio = fid.shown(mean_interval(log_SRV[..., 1] - log_SRV[..., 0]))
+            rows.append([f"FID, times base's, {what} ({len(whole)})", "1", ratio, ""])
         if PEER in (ranks := runs.ranked("FID", sets)):
             apart = runs.rank_difference("FID", BASE, PEER, sets)
             each = [ranged(mean) for mean in (ranks[BASE], ranks[PEER], apart)]
-            n_sets = len(runs.values(GENERATION["FID"], [BASE], sets)[0])
+            n_sets = len(runs.values(fid, [BASE], sets)[0])
             rows.append([f"mean FID rank among {len(ranks)}, {what} ({n_sets})", *each])
         whole, tstr_SRV = runs.values(GENERATION["TSTR"], [BASE, PEER], sets)
         if whole:
@@ -115,27 +121,39 @@ def paired(runs: Runs) -> list[str]:
         mean_S = metric.sign * runs.against_base(metric, PEER).mean(1)
         p = f", p = {runs.tested(metric)[PEER]:.2f}" if runs.are_all else ""
         said.append(f"{name} on {(mean_S < 0).sum()} of {len(mean_S)} sets{p}")
-    return [f"Set by set {BASE} is ahead in {'; in '.join(said)}.", ""]
+    return [f"Set by set {BASE} is ahead in {'; in '.join(said)}.", RANKS_NOTE, ""]
+
+
+RANKS_NOTE = "Ranks tell how many variants lie between: most of them are base with a small change."
 
 
 def representations(runs: Runs) -> list[str]:
     """Everything else of every variant beside base's."""
-    rows = [
-        [v, *(difference(runs, metric, v) for metric in REPRESENTATION.values())]
-        for v in VARIANTS
-        if v != BASE
-    ]
-    title = ["### Representations, and what they cost", "", *seeds_said(runs)]
-    return [*title, *table(["variant", *REPRESENTATION], rows), REPRESENTATION_NOTE, ""]
+    out = []
+    for title, metrics, note in (
+        ("Reconstruction, codes and costs", REPRESENTATION, REPRESENTATION_NOTE),
+        ("What classifiers are told", PROBES, PROBES_NOTE),
+    ):
+        rows = [
+            [v, *(difference(runs, metric, v) for metric in metrics.values())]
+            for v in VARIANTS
+            if v != BASE
+        ]
+        head = ["variant", *metrics]
+        out += [f"### {title}", "", *seeds_said(runs), *table(head, rows), note, ""]
+    return out
 
 
 REPRESENTATION_NOTE = """Times base's: reconstruction error (mean squared, of test series),
-perplexity of the codes of each band, CPU seconds of training. Percentage points above base's: test
-accuracy of the probes. Nothing here is corrected for multiple comparisons: read it as a
-description. Not all of it is of like things. Perplexity is left out where a variant has other
-numbers of codes than base. Probes see 256 numbers of latents, of one band 128, of the VAE 16; and
-as many frequencies of tokens as there are codes. Reconstructions are from twice as many tokens with
-residual codes, from 16 numbers with the VAE."""
+perplexity of the codes of each band, CPU seconds of training. Percentage points above base's: the
+share of the codes that test series use. Nothing here is corrected for multiple comparisons: read it
+as a description. Perplexity and use are left out where a variant has other numbers of codes than
+base. Reconstructions are from twice as many tokens with residual codes, from 16 numbers with the
+VAE."""
+PROBES_NOTE = """Percentage points above base's: accuracy on test series of classifiers trained on
+training series, of latents, codes and tokens ([probes](probes.md)). Nothing here is corrected for
+multiple comparisons. Not all of it is of like things: probes see 256 numbers of latents and of
+codes, of one band 128, of the VAE 16; and as many frequencies of tokens as there are codes."""
 
 
 def each_set(runs: Runs, budget: Budget) -> list[str]:
