@@ -65,7 +65,7 @@ GENERATION = {
     "FID": Metric(lambda row: row["fid"], -1, ratio=True),
     "TSTR": Metric(lambda row: row["tstr"], 1),
 }
-REPRESENTATION = {
+DESCRIPTION = {
     "reconstruction": Metric(lambda row: row["reconstruction"], -1, ratio=True),
     "perplexity, low": Metric(probed("perplexity_0"), 1, ratio=True, unlike=OTHER_CODES),
     "perplexity, high": Metric(probed("perplexity_1"), 1, ratio=True, unlike=OTHER_CODES),
@@ -115,9 +115,11 @@ class Runs:
         whole_S = np.isfinite(value_SRV).all((1, 2)) & bool(seeds)
         return [s for s, whole in zip(sets, whole_S, strict=True) if whole], value_SRV[whole_S]
 
-    def against_base(self, metric: Metric, variant: str) -> Doubles:
+    def against_base(
+        self, metric: Metric, variant: str, sets: Sequence[str] = tuple(SETS)
+    ) -> Doubles:
         """Differences (S, R) of a variant to base, of the same set and seed."""
-        value_SRV = self.values(metric, [BASE, variant])[1]
+        value_SRV = self.values(metric, [BASE, variant], sets)[1]
         difference_SR: Doubles = value_SRV[:, :, 1] - value_SRV[:, :, 0]
         return difference_SR
 
@@ -150,11 +152,11 @@ class Runs:
         return sum("error" in self.found[cell] for cell in cells)
 
 
-def difference(runs: Runs, metric: Metric, variant: str) -> str:
+def difference(runs: Runs, metric: Metric, variant: str, sets: Sequence[str] = tuple(SETS)) -> str:
     """A variant's mean difference to base as it is shown; nothing where there is none to tell."""
     if variant == BASE or variant in metric.unlike:
         return ""
-    difference_SR = runs.against_base(metric, variant)
+    difference_SR = runs.against_base(metric, variant, sets)
     return metric.shown(mean_interval(difference_SR)) if len(difference_SR) else ""
 
 

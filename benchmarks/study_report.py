@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from study_compare import (
+    DESCRIPTION,
     GENERATION,
     PEER,
     PROBES,
-    REPRESENTATION,
     Found,
     Runs,
     difference,
@@ -92,46 +92,47 @@ a set is shared by all comparisons: where it came out badly, all variants look g
 
 
 def beside_peer(runs: Runs) -> list[str]:
-    """Base and the preset with timevqvae's sizes and rules: mean ranks and mean TSTR."""
-    rows, fid = [], GENERATION["FID"]
+    """Base and the preset with timevqvae's sizes and rules: FID, its mean ranks, mean TSTR; and on
+    how many sets base is ahead."""
+    rows, are_ranked = [], False
     for sets, what in ((tuple(SETS), "all sets"), (UNSEEN, SAID_OF_UNSEEN)):
-        whole, log_SRV = runs.values(fid, [BASE, PEER], sets)
-        if whole:
-            ratio = fid.shown(mean_interval(log_SRV[..., 1] - log_SRV[..., 0]))
-            rows.append([f"FID, times base's, {what} ({len(whole)})", "1", ratio, ""])
+        whole, tstr_SRV = runs.values(GENERATION["TSTR"], [BASE, PEER], sets)
+        if not whole:  # and so no FID: a run that diverged has neither
+            continue
+        ratio = difference(runs, GENERATION["FID"], PEER, sets)
+        rows.append([f"FID, times base's, {what} ({len(whole)})", "1", ratio, ""])
         if PEER in (ranks := runs.ranked("FID", sets)):
             apart = runs.rank_difference("FID", BASE, PEER, sets)
             each = [ranged(mean) for mean in (ranks[BASE], ranks[PEER], apart)]
-            n_sets = len(runs.values(fid, [BASE], sets)[0])
-            rows.append([f"mean FID rank among {len(ranks)}, {what} ({n_sets})", *each])
-        whole, tstr_SRV = runs.values(GENERATION["TSTR"], [BASE, PEER], sets)
-        if whole:
-            base_SR, peer_SR = 100 * tstr_SRV[..., 0], 100 * tstr_SRV[..., 1]
-            each = [ranged(mean_interval(it)) for it in (base_SR, peer_SR, base_SR - peer_SR)]
-            rows.append([f"mean TSTR, %, {what} ({len(whole)})", *each])
+            rows.append([f"mean FID rank among {len(ranks)}, {what} ({len(whole)})", *each])
+            are_ranked = True
+        base_SR, peer_SR = 100 * tstr_SRV[..., 0], 100 * tstr_SRV[..., 1]
+        each = [ranged(mean_interval(it)) for it in (base_SR, peer_SR, base_SR - peer_SR)]
+        rows.append([f"mean TSTR, %, {what} ({len(whole)})", *each])
     if not rows:
         return []
-    return [*seeds_said(runs), *table(["", BASE, PEER, "difference"], rows), *paired(runs)]
+    notes = [paired(runs), *([RANKS_NOTE] if are_ranked else []), ""]
+    return [*seeds_said(runs), *table(["", BASE, PEER, "difference"], rows), *notes]
 
 
-def paired(runs: Runs) -> list[str]:
+def paired(runs: Runs) -> str:
     """On how many sets base is ahead of its peer, and what the test makes of it."""
     said = []
     for name, metric in GENERATION.items():
         mean_S = metric.sign * runs.against_base(metric, PEER).mean(1)
-        p = f", p = {runs.tested(metric)[PEER]:.2f}" if runs.are_all else ""
+        p = f", p = {runs.tested(metric)[PEER]:.3f}" if runs.are_all else ""
         said.append(f"{name} on {(mean_S < 0).sum()} of {len(mean_S)} sets{p}")
-    return [f"Set by set {BASE} is ahead in {'; in '.join(said)}.", RANKS_NOTE, ""]
+    return f"Set by set {BASE} is ahead in {'; in '.join(said)}."
 
 
 RANKS_NOTE = "Ranks tell how many variants lie between: most of them are base with a small change."
 
 
-def representations(runs: Runs) -> list[str]:
+def descriptions(runs: Runs) -> list[str]:
     """Everything else of every variant beside base's."""
     out = []
     for title, metrics, note in (
-        ("Reconstruction, codes and costs", REPRESENTATION, REPRESENTATION_NOTE),
+        ("Reconstruction, codes and costs", DESCRIPTION, DESCRIPTION_NOTE),
         ("What classifiers are told", PROBES, PROBES_NOTE),
     ):
         rows = [
@@ -144,7 +145,7 @@ def representations(runs: Runs) -> list[str]:
     return out
 
 
-REPRESENTATION_NOTE = """Times base's: reconstruction error (mean squared, of test series),
+DESCRIPTION_NOTE = """Times base's: reconstruction error (mean squared, of test series),
 perplexity of the codes of each band, CPU seconds of training. Percentage points above base's: the
 share of the codes that test series use. Nothing here is corrected for multiple comparisons: read it
 as a description. Perplexity and use are left out where a variant has other numbers of codes than
@@ -182,7 +183,7 @@ def scored(runs: Runs, s: str, v: str, key: str, scale: float) -> str:
     failed = f"{len(rows) - len(numbers)} diverged" if len(numbers) < len(rows) else ""
     if not numbers:
         return failed
-    spread = f" ± {np.std(numbers, ddof=1):.2g}" if len(set(numbers)) > 1 else ""
+    spread = f" ± {np.std(numbers, ddof=1):.2g}" if len(numbers) > 1 else ""
     return f"{np.mean(numbers):.3g}{spread} {failed}".strip()
 
 
@@ -254,14 +255,14 @@ def page(path: Path = RESULTS) -> list[str]:
     parts = [plan(runs.found, budget), verdicts(runs)]
     if runs.seeds:
         title = [f"### {BASE} beside {PEER}", ""]
-        parts += [generation(runs), title, beside_peer(runs), representations(runs)]
+        parts += [generation(runs), title, beside_peer(runs), descriptions(runs)]
     return [line for part in [*parts, each_set(runs, budget)] for line in part]
 
 
 def summary(path: Path = RESULTS) -> list[str]:
-    """For the README: base beside the preset with timevqvae's sizes and rules."""
+    """For the README: what is decided, and base beside its peer."""
     runs = load(path, Budget())
     lines = beside_peer(runs)
-    title = f"**Presets {BASE} and {PEER}**, the same short training ([all of it](docs/study.md))"
-    told = [*lines, *verdicts(runs)] if runs.are_all else [*early(runs), *lines]
-    return [title, "", *told] if lines else []
+    n = len(VARIANTS) - 1
+    title = f"**{n} settings beside preset {BASE}**, short training ([all of it](docs/study.md))"
+    return [title, "", *verdicts(runs), f"Presets {BASE} and {PEER}:", "", *lines] if lines else []

@@ -1,5 +1,6 @@
 """benchmarks/study_report.py and study_compare.py: what the study's numbers are said to mean."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,27 +16,47 @@ import study_compare
 import study_report
 from study_plan import SEEDS, SEEN, SETS, VARIANTS, Budget, Cell, cells
 
+from tsgen.config import PRESETS
+
 A_SEED = len(SETS) * len(VARIANTS)  # runs
 CODES = {"FSQ": [64, 64], "one band": [128], "timevqvae": [1024, 1024]}
 
 
-def made(cell, effect, noise):
+LOOKED_AT, BY = ("latents", "codes", "tokens"), ("knn", "linear", "svm")
+PROBED = [f"{how}_{of}" for of in LOOKED_AT for how in BY]
+PROBED += ["perplexity_0", "perplexity_1", "usage_0", "usage_1"]
+
+
+def made(cell, effect, noise, lost):
     """What a run is said to have scored."""
     codes = CODES.get(cell.variant, [32, 64])
     scores = {"fid": float(np.exp(effect + noise)), "fid_train": 0.2, "trtr": 0.9}
     scores |= {"fid_equal_n": 2.5}
-    scores |= {"tstr": 0.8 - (effect + noise) / 10, "reconstruction": 0.1, "cpu_seconds": 7.0}
-    scores |= {"probes": {"linear_latents": {"value": 0.5}, "perplexity_0": {"value": 9.0}}}
+    scores |= {"tstr": 0.8 - (lost + noise) / 10, "reconstruction": 0.1, "cpu_seconds": 7.0}
+    # BYOL's nth probe is n points above base's, or, a perplexity, n times base's above it
+    probes = {}
+    for n, name in enumerate(PROBED, 1):
+        n *= cell.variant == "BYOL"
+        probes[name] = {"value": 9.0 * (1 + n) if "perplexity" in name else 0.5 + n / 100}
+    scores |= {"probes": probes}
     return scores | {"config": {"vae": None, "tokenizer": {"n_codes": codes}}}
 
 
-def written(path, effects, skip=(), wanted=None):
-    """Results in which variants differ from base by these effects on log FID, and by noise."""
+def written(path, effects, skip=(), wanted=None, lost=None):
+    """Results in which variants differ from base by these effects on log FID, and by noise.
+
+    effects:  by variant, or by variant and set
+    lost:     tenths of TSTR; the same as the effects on log FID if None
+    """
     rng, rows = np.random.default_rng(1), []
     machine = {"cpu": "x", "torch": "y", "date": "2026-01-01", "commit": "z"}
     facts = {"machine": machine, "n_train": 20, "n_test": 30, "shape": [1, 24]}
     for cell in wanted or cells():
-        scores = made(cell, effects.get(cell.variant, 0), rng.normal(0, 0.1))
+        effect, less = (
+            by.get((cell.variant, cell.set), by.get(cell.variant, 0))
+            for by in (effects, effects if lost is None else lost)
+        )
+        scores = made(cell, effect, rng.normal(0, 0.1), less)
         rows.append(row(cell, **facts, **{"error": "no finite loss"} if cell in skip else scores))
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
     return path
@@ -79,13 +100,14 @@ class TestNothing:
 class TestComplete:
     def test_says_what_is_decided_and_what_is_not(self, tmp_path):
         skip = [Cell("CBF", "BYOL", 1), Cell("CBF", "BYOL", 2)]
-        path = written(tmp_path / "s.jsonl", {"timevqvae": 1.0, "FSQ": -0.5, "VICReg": 0.01}, skip)
+        effects, lost = {"timevqvae": 1.0, "FSQ": -0.5, "VICReg": 0.01}, {"FSQ": 0.5, "VAE": -0.5}
+        path = written(tmp_path / "s.jsonl", effects, skip, lost=lost)
         lines = study_report.page(path)
         for page in (lines, study_report.summary(path)):
             first = next(i for i, line in enumerate(page) if line.startswith("| score |"))
             assert page[first + 2 : first + 4] == [
                 "| FID | FSQ | timevqvae | 15 of 17 |",
-                "| TSTR | FSQ | timevqvae | 15 of 17 |",
+                "| TSTR | VAE | FSQ | 15 of 17 |",
             ]
         assert f"- runs: {len(cells())} of {len(cells())}, 2 diverged" in lines
         assert lines.count("Seeds 0, 1, 2 of 0, 1, 2.") == 7
@@ -116,9 +138,38 @@ class TestComplete:
         tstr = cells_of(part, f"mean TSTR, %, {unseen}")
         assert float(tstr[3].split()[0]) == pytest.approx(10, abs=1)
         summary = study_report.summary(path)
-        assert summary[2 : 1 + len(part)] == part[1:]
-        ahead = "Set by set base is ahead in FID on 12 of 12 sets, p = 0.01; in TSTR on 12 of"
-        assert part[-3].startswith(ahead)
+        assert summary[-len(part) :] == ["", *part[1:]]
+
+    def test_on_how_many_sets_base_is_ahead(self, tmp_path):
+        """Of the ratio of one to the other; ranks are said to be of something else."""
+        effects = {("timevqvae", s): 1.0 if s in ("CBF", "Trace") else -1.0 for s in SETS}
+        lost = {("timevqvae", s): -1.0 if s == "ACSF1" else 1.0 for s in SETS}
+        path = written(tmp_path / "s.jsonl", effects, lost=lost)
+        part = under(study_report.page(path), "### base beside timevqvae")
+        p = study_compare.load(path, Budget())
+        fid, tstr = (p.tested(study_compare.GENERATION[it])["timevqvae"] for it in ("FID", "TSTR"))
+        assert part[-3:] == [
+            f"Set by set base is ahead in FID on 2 of 12 sets, p = {fid:.3f}; "
+            f"in TSTR on 11 of 12 sets, p = {tstr:.3f}.",
+            study_report.RANKS_NOTE,
+            "",
+        ]
+        assert fid != tstr
+
+    def test_without_ranks_nothing_is_said_of_them(self, tmp_path):
+        path = written(tmp_path / "s.jsonl", {}, [Cell("Crop", "timevqvae", 0)])
+        part = under(study_report.page(path), "### base beside timevqvae")
+        assert cells_of(part, "FID, times base's, all sets (11)")
+        assert not [line for line in part if line.startswith("| mean FID rank")]
+        assert study_report.RANKS_NOTE not in part
+        assert "of 11 sets" in part[-2]
+
+    def test_whether_base_is_still_that_of_the_study(self, tmp_path, monkeypatch):
+        path = written(tmp_path / "s.jsonl", {})
+        assert "- preset base now: as it was studied" in study_report.page(path)
+        changed = dataclasses.replace(PRESETS["base"], mask_polarity="keep")
+        monkeypatch.setitem(PRESETS, "base", changed)
+        assert "- preset base now: changed since" in study_report.page(path)
 
     def test_ratios_and_points(self, tmp_path):
         lines = study_report.page(written(tmp_path / "s.jsonl", {"timevqvae": 1.0}))
@@ -144,12 +195,30 @@ class TestComplete:
         assert "to" in cells_of(part, "VICReg")[1]
         assert "to" not in cells_of(part, "BYOL")[1]
 
+    def test_every_probe_is_in_its_column(self, tmp_path):
+        lines = study_report.page(written(tmp_path / "s.jsonl", {}))
+        part = under(lines, "### What classifiers are told")
+        assert cells_of(part, "variant")[1::3] == ["k-NN, latents", "k-NN, codes", "k-NN, tokens"]
+        told = [f"+{n}.0 (+{n}.0 to +{n}.0)" for n in range(1, 10)]
+        assert cells_of(part, "BYOL") == ["BYOL", *told]
+        part = under(lines, "### Reconstruction, codes and costs")
+        assert cells_of(part, "variant")[2:6] == [
+            "perplexity, low",
+            "perplexity, high",
+            "codes used, low",
+            "codes used, high",
+        ]
+        told = ["11.00 (11.00 to 11.00)", "12.00 (12.00 to 12.00)"]
+        told += ["+12.0 (+12.0 to +12.0)", "+13.0 (+13.0 to +13.0)"]
+        assert cells_of(part, "BYOL")[2:6] == told
+
     def test_unlike_numbers_are_left_out(self, tmp_path):
         lines = study_report.page(written(tmp_path / "s.jsonl", {}))
         part = under(lines, "### Reconstruction, codes and costs")
-        low = cells_of(part, "variant").index("perplexity, low")
-        assert cells_of(part, "BYOL")[low] == "1.00 (1.00 to 1.00)"
-        assert {cells_of(part, v)[low] for v in study_compare.OTHER_CODES} == {""}
+        assert "" not in cells_of(part, "BYOL")
+        for variant in study_compare.OTHER_CODES:
+            assert cells_of(part, variant)[2:6] == [""] * 4
+            assert "" not in [*cells_of(part, variant)[:2], *cells_of(part, variant)[6:]]
 
     def test_numbers_of_codes_are_those_of_the_models(self, tmp_path):
         lines = study_report.page(written(tmp_path / "s.jsonl", {}))
