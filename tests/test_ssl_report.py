@@ -36,6 +36,16 @@ def test_means_over_seeds():
     assert taught.startswith("| GunPoint | `byol` | 1 | 0.400 | 20 | 90.0 % |")
 
 
+def test_above_plain_runs_of_the_same_seeds():
+    """With an interval from six seeds on, as elsewhere; other seeds do not count."""
+    taught = [(SslConfig("byol"), seed, 0.8 + 0.01 * (seed % 2)) for seed in range(6)]
+    plain = [(None, seed, 0.7) for seed in range(7)]
+    assert "| +10.50 (+9.93 to +11.07) |" in lines(rows(*taught, *plain))[1]
+    few = lines(rows(taught[0], taught[1], (None, 0, 0.7), (None, 2, 0.1)))[1]
+    assert "| +10.00 |" in few
+    assert "|  |" in lines(rows(taught[0], (None, 1, 0.7)))[1]
+
+
 def test_other_settings_are_not_other_seeds():
     wide = SslConfig("byol", projector_width=512, augmentations=("slope",))
     usual, other = lines(rows((SslConfig("byol"), 0, 0.9), (wide, 0, 0.1)))
