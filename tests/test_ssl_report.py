@@ -14,15 +14,15 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import ssl_report
 
 
-def rows(*given):
+def rows(*given, name="GunPoint"):
     """Rows as results/ssl_quality.json has them, of (ssl, seed, probe of latents)."""
     numbers = {"feature_std": 0.4, "feature_rank": 20, "probe_codes": 0.5, "reconstruction": 0.01}
     plain = [
-        {"set": "GunPoint", "steps": 2000, "seed": seed, "probe_latents": probe, **numbers}
+        {"set": name, "steps": 2000, "seed": seed, "probe_latents": probe, **numbers}
         | {"ssl": ssl and json.loads(json.dumps(dataclasses.asdict(ssl)))}
         for ssl, seed, probe in given
     ]
-    return {str(i): row for i, row in enumerate(plain)}
+    return {f"{name} {i}": row for i, row in enumerate(plain)}
 
 
 def lines(quality):
@@ -40,7 +40,12 @@ def test_above_plain_runs_of_the_same_seeds():
     """With an interval from six seeds on, as elsewhere; other seeds do not count."""
     taught = [(SslConfig("byol"), seed, 0.8 + 0.01 * (seed % 2)) for seed in range(6)]
     plain = [(None, seed, 0.7) for seed in range(7)]
-    assert "| +10.50 (+9.93 to +11.07) |" in lines(rows(*taught, *plain))[1]
+    other_set = rows(*((None, seed, 0.1) for seed in range(6)), name="ECG5000")
+    without, above = lines(rows(*taught, *plain) | other_set)
+    assert "| 70.0 ± 0.0 % |  | 50.0" in without
+    assert "| +10.50 (+9.93 to +11.07) |" in above
+    alone = ssl_report.qualities(rows(*taught, name="ECG5000") | rows(*plain))
+    assert "|  |" in next(line for line in alone if line.startswith("| ECG5000 | `byol`"))
     few = lines(rows(taught[0], taught[1], (None, 0, 0.7), (None, 2, 0.1)))[1]
     assert "| +10.00 |" in few
     assert "|  |" in lines(rows(taught[0], (None, 1, 0.7)))[1]
@@ -60,6 +65,6 @@ def test_a_seed_counts_once():
 
 def test_one_number_of_steps():
     quality = rows((None, 0, 0.9), (None, 1, 0.9))
-    quality["1"]["steps"] = 100
+    quality["GunPoint 1"]["steps"] = 100
     with pytest.raises(ValueError, match=r"wanted one number of steps, got \[100, 2000\]"):
         lines(quality)

@@ -20,8 +20,6 @@ from tsgen.config import PRESETS
 
 A_SEED = len(SETS) * len(VARIANTS)  # runs
 CODES = {"FSQ": [64, 64], "one band": [128], "timevqvae": [1024, 1024]}
-
-
 LOOKED_AT, BY = ("latents", "codes", "tokens"), ("knn", "linear", "svm")
 PROBED = [f"{how}_{of}" for of in LOOKED_AT for how in BY]
 PROBED += ["perplexity_0", "perplexity_1", "usage_0", "usage_1"]
@@ -118,6 +116,8 @@ class TestComplete:
         ]
         assert cells_of(part, "BYOL")[5:7] == ["11", "2"]  # sets, runs
         assert "2 diverged" in cells_of(under(lines, "### TSTR, %, each set"), "BYOL")[1]
+        same = cells_of(under(lines, "### FID at equal n, each set"), "BYOL")
+        assert same[1:3] == ["2.5 2 diverged", "2.5 ± 0"]  # one run left, and three alike
 
     def test_base_beside_its_peer(self, tmp_path):
         skip = [Cell("CBF", "BYOL", 1)]
@@ -138,7 +138,22 @@ class TestComplete:
         tstr = cells_of(part, f"mean TSTR, %, {unseen}")
         assert float(tstr[3].split()[0]) == pytest.approx(10, abs=1)
         summary = study_report.summary(path)
+        assert summary[0].startswith("**17 settings beside preset base**")
         assert summary[-len(part) :] == ["", *part[1:]]
+
+    def test_beside_its_peer_on_some_of_the_sets(self, tmp_path):
+        """Ahead by as much on half of them as behind on the others: each row is of its own sets."""
+        effects = {("timevqvae", s): 1.0 if s in SEEN else -1.0 for s in SETS}
+        path = written(tmp_path / "s.jsonl", effects)
+        part = under(study_report.page(path), "### base beside timevqvae")
+        for what, fid, tstr in (
+            ("all sets (12)", 0, 0),
+            (f"{study_report.SAID_OF_UNSEEN} (6)", -1, -10),
+        ):
+            ratio = cells_of(part, f"FID, times base's, {what}")[2]
+            assert np.log(float(ratio.split()[0])) == pytest.approx(fid, abs=0.1)
+            points = cells_of(part, f"mean TSTR, %, {what}")[3]
+            assert float(points.split()[0]) == pytest.approx(tstr, abs=1)
 
     def test_on_how_many_sets_base_is_ahead(self, tmp_path):
         """Of the ratio of one to the other; ranks are said to be of something else."""
